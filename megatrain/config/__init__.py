@@ -1,0 +1,56 @@
+"""The config: a frozen, typed tree, read from YAML and `section.key=value` overrides, checked before a process starts."""
+
+from megatrain.config.derived import Derived, derive
+from megatrain.config.load import load_config, parse_config, to_yaml
+from megatrain.config.rules import check_rules
+from megatrain.config.tree import (
+    FORMAT_VERSION,
+    CheckpointConfig,
+    ClusterConfig,
+    Config,
+    DataConfig,
+    EvaluateConfig,
+    ExportConfig,
+    Llama3Scaling,
+    ModelConfig,
+    ObserveConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    PrecisionConfig,
+    ResilienceConfig,
+    RopeConfig,
+    RunConfig,
+    ScheduleConfig,
+    SourceConfig,
+    TokenizerConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "FORMAT_VERSION",
+    "CheckpointConfig",
+    "ClusterConfig",
+    "Config",
+    "DataConfig",
+    "Derived",
+    "EvaluateConfig",
+    "ExportConfig",
+    "Llama3Scaling",
+    "ModelConfig",
+    "ObserveConfig",
+    "OptimizerConfig",
+    "ParallelConfig",
+    "PrecisionConfig",
+    "ResilienceConfig",
+    "RopeConfig",
+    "RunConfig",
+    "ScheduleConfig",
+    "SourceConfig",
+    "TokenizerConfig",
+    "TrainConfig",
+    "check_rules",
+    "derive",
+    "load_config",
+    "parse_config",
+    "to_yaml",
+]

@@ -1,0 +1,142 @@
+"""Reading a config: YAML text, overrides, and one-line errors that suggest the right name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from megatrain.config.rules import check_rules
+from megatrain.config.tree import FORMAT_VERSION, Config
+from megatrain.errors import UserError, require
+
+
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, apply `section.key=value` overrides, and check it.
+
+    Raises UserError naming the key, the value and the mend.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
+        raise UserError(
+            f"{path}: no such config" + (f"; did you mean {path.parent / near[0]}?" if near else "")
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a config: {error}") from None
+    return parse_config(text, overrides, where=str(path))
+
+
+def parse_config(text: str, overrides: Sequence[str] = (), *, where: str = "config") -> Config:
+    """Like `load_config`, from text."""
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        raise UserError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    require(isinstance(tree, dict), f"{where}: a config is a mapping of sections, not {type(tree).__name__}")
+    version = tree.get("version", FORMAT_VERSION)
+    require(
+        not isinstance(version, int) or version <= FORMAT_VERSION,
+        f"{where}: config version {version} is newer than this megatrain reads ({FORMAT_VERSION}); upgrade megatrain",
+    )
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_explain(error)}") from None
+    try:
+        check_rules(config)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return config
+
+
+def to_yaml(config: BaseModel, comments: Mapping[str, object] | None = None) -> str:
+    """The resolved config as YAML, with derived values as comments at the top."""
+    head = "".join(f"# {name}: {value}\n" for name, value in (comments or {}).items())
+    return head + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    require(
+        bool(equals and path.strip("-. ")),
+        f"override {override!r} is not of the form section.key=value",
+    )
+    *sections, key = path.lstrip("-").split(".")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    at: Any = tree
+    for name in sections:
+        at = at.setdefault(name, {}) if isinstance(at, dict) else None
+        if at is None and isinstance(tree.get(name), type(None)):
+            at = tree[name] = {}
+        require(isinstance(at, dict), f"override {override!r}: {name} is not a section")
+    at[key] = value
+
+
+def _explain(error: ValidationError) -> str:
+    """The first error, in one line that names the key."""
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    key = ".".join(location)
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(location[-1], _names_at(location[:-1]), n=1, cutoff=0.5)
+        near_path = ".".join([*location[:-1], near[0]]) if near else None
+        elsewhere = _paths_named(location[-1])
+        hint = f"did you mean {near_path}?" if near_path else ""
+        if not near and elsewhere:
+            hint = f"did you mean {elsewhere[0]}?"
+        names = f"known keys: {', '.join(_names_at(location[:-1]))}"
+        return f"unknown key {key}; {hint or names}{more}"
+    return f"{key} ({first.get('input')!r}): {first['msg']}{more}"
+
+
+def _section_at(location: Sequence[str]) -> type[BaseModel] | None:
+    model: type[BaseModel] = Config
+    for name in location:
+        if name.isdigit():
+            continue
+        field = model.model_fields.get(name)
+        inner = _model_in(field.annotation) if field is not None else None
+        if inner is None:
+            return None
+        model = inner
+    return model
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in get_args(annotation):
+        found = _model_in(inner)
+        if found is not None:
+            return found
+    return None
+
+
+def _names_at(location: Sequence[str]) -> list[str]:
+    section = _section_at(location)
+    return list(section.model_fields) if section is not None else []
+
+
+def _paths_named(key: str) -> list[str]:
+    """Full paths of a key that stands in another section."""
+    paths = []
+    for name, field in Config.model_fields.items():
+        inner = _model_in(field.annotation)
+        if inner is not None and key in inner.model_fields:
+            paths.append(f"{name}.{key}")
+    return paths

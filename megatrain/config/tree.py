@@ -1,0 +1,223 @@
+"""The config tree: frozen, typed sections; what each key means and what it may be."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+FORMAT_VERSION = 1
+
+
+def _number(value: object) -> object:
+    """YAML 1.1 reads `1e-4` as text; a number that is written like one is one."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+PositiveInt = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Fraction = Annotated[Real, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, validate_default=True)
+
+
+class RunConfig(Section):
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    folder: str = "runs/run"
+    """Everything the run writes lies here. The same folder means: go on with this run."""
+    seed: Count = 1234
+
+
+class Llama3Scaling(Section):
+    """RoPE scaling of Llama 3.1 (arXiv 2407.21783; the published reference code's default values)."""
+
+    factor: Real = 8.0
+    low_freq_factor: Real = 1.0
+    high_freq_factor: Real = 4.0
+    original_sequence_length: PositiveInt = 8192
+
+
+class RopeConfig(Section):
+    theta: Real = 10000.0
+    llama3: Llama3Scaling | None = None
+
+
+class ModelConfig(Section):
+    """A Llama-style decoder."""
+
+    architecture: Literal["llama"] = "llama"
+    vocab_size: PositiveInt = 32000
+    """Rows of the embedding; at least the tokenizer's, a multiple of parallel.tensor."""
+    dim: PositiveInt = 768
+    layers: PositiveInt = 12
+    heads: PositiveInt = 12
+    kv_heads: PositiveInt = 12
+    """Heads of keys and values: fewer than `heads` is grouped-query attention, 1 is multi-query."""
+    head_dim: PositiveInt = 64
+    ffn_dim: PositiveInt = 2048
+    """Width of the SwiGLU feed-forward network."""
+    norm_eps: Real = 1e-5
+    rope: RopeConfig = RopeConfig()
+    tied_embeddings: bool = False
+    init_std: Annotated[Real, Field(gt=0)] = 0.02
+    """Standard deviation of the initial weights; those that write into the residual stream get it / sqrt(2 * layers)."""
+
+
+class TokenizerConfig(Section):
+    folder: str | None = None
+    """Default: the tokenizer that lies beside the shards."""
+
+
+class SourceConfig(Section):
+    path: str
+    """Folder made by `megatrain prepare`, with train/, validation/ and test/."""
+    name: str | None = None
+    """One source of that folder; default: all of them."""
+    weight: Annotated[Real, Field(gt=0)] | None = None
+    """Relative share of samples; all sources name one, or none does (then by size)."""
+
+
+class DataConfig(Section):
+    sources: tuple[SourceConfig, ...] = ()
+    sequence_length: PositiveInt = 1024
+    document_mask: bool = True
+    """Attention and positions stay within a document; the label across its end is not counted."""
+    prefetch: Annotated[int, Field(ge=1, le=64)] = 2
+    """Global batches read ahead."""
+    verify: Literal["none", "size", "hash"] = "hash"
+    """What is checked of the shards before the first step; with `hash` each rank reads its share once."""
+    allow_change: bool = False
+    """Resume although the dataset or its mixture is another one, on purpose."""
+
+
+class ParallelConfig(Section):
+    tensor: PositiveInt = 1
+    """Ranks that share each layer; adjacent ranks, so keep it within a node."""
+    zero: Annotated[int, Field(ge=0, le=3)] = 1
+    """ZeRO stage: 1 shards the optimizer's state, 2 also gradients, 3 also parameters."""
+
+
+class PrecisionConfig(Section):
+    dtype: Literal["fp32", "bf16"] = "bf16"
+    """Parameters and matrix products; master weights and moments are fp32 always."""
+    accumulation: Literal["fp32", "bf16"] = "fp32"
+    """Gradients are accumulated in this."""
+
+
+class OptimizerConfig(Section):
+    name: Literal["adamw"] = "adamw"
+    beta1: Annotated[Real, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[Real, Field(ge=0, lt=1)] = 0.95
+    eps: Annotated[Real, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[Real, Field(ge=0)] = 0.1
+    """Not applied to norm weights."""
+    clip: Annotated[Real, Field(ge=0)] = 1.0
+    """Global gradient norm is clipped to this; 0 turns clipping off."""
+
+
+class ScheduleConfig(Section):
+    kind: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
+    learning_rate: Annotated[Real, Field(gt=0)] = 3e-4
+    """Peak."""
+    final_fraction: Fraction = 0.1
+    """The schedule ends at this fraction of the peak."""
+    warmup_steps: Count = 100
+    decay_steps: PositiveInt | None = None
+    """Length of the final decay of `wsd` (default: a tenth of train.steps). The others decay until train.steps."""
+
+
+class TrainConfig(Section):
+    steps: PositiveInt = 1000
+    global_batch: PositiveInt = 64
+    """Samples that one optimizer step sees, over all ranks."""
+    micro_batch: PositiveInt = 4
+    """Samples that one rank takes through the model at a time."""
+    recompute: Literal["none", "block"] = "none"
+    """`block`: activations inside each layer are computed again in the backward pass."""
+    compile: Literal["none", "block", "engine"] = "none"
+    """torch.compile of each layer, or of the whole model by DeepSpeed."""
+    threads: PositiveInt | None = None
+    """CPU threads a rank; default: the machine's cores shared out over its ranks."""
+    deterministic: bool = True
+    """Deterministic kernels where torch has them (on GPUs)."""
+
+
+class EvaluateConfig(Section):
+    every: Count = 0
+    """Steps between evaluations on the validation split; 0: never during training."""
+    windows: PositiveInt | None = None
+    """At most this many windows of each source, evenly spaced; default: all."""
+
+
+class CheckpointConfig(Section):
+    every: PositiveInt = 1000
+    """Steps between checkpoints; the last step is always saved."""
+    keep: PositiveInt = 3
+    """Newest checkpoints kept."""
+    verify: bool = True
+    """Compare hashes when a checkpoint is read."""
+    load_weights_from: str | None = None
+    """Start a new run from the weights of this checkpoint folder, with a fresh optimizer."""
+
+
+class ResilienceConfig(Section):
+    signals: tuple[Literal["SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT"], ...] = ("SIGTERM", "SIGUSR1")
+    """A rank that gets one of these asks for a save and a stop with exit code 75."""
+    max_skipped_in_row: PositiveInt = 10
+    """So many steps in a row without a finite loss or gradient end the run."""
+    collective_timeout_s: PositiveInt = 1800
+
+
+class ObserveConfig(Section):
+    print_every: PositiveInt = 1
+    wandb: Literal["off", "offline", "online", "auto"] = "auto"
+    """`auto`: online when an API key is set, else offline files in the run folder."""
+    wandb_project: str = "megatrain"
+    peak_tflops: Annotated[Real, Field(gt=0)] | None = None
+    """Peak of one device, for MFU; default: the published peak of a known GPU, else measured at start."""
+
+
+class ClusterConfig(Section):
+    launcher: Literal["deepspeed", "torchrun"] = "deepspeed"
+    processes: PositiveInt | None = None
+    """Ranks on this machine; default: its GPUs, or parallel.tensor where there is none."""
+    master_port: Annotated[int, Field(ge=1024, le=65535)] | None = None
+    """Default: a free one."""
+
+
+class ExportConfig(Section):
+    dtype: Literal["fp32", "bf16", "fp16"] = "bf16"
+    shard_gib: Annotated[Real, Field(gt=0)] = 4.0
+
+
+class Config(Section):
+    """One run, complete."""
+
+    version: Literal[1] = FORMAT_VERSION
+    run: RunConfig = RunConfig()
+    model: ModelConfig = ModelConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    data: DataConfig = DataConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    precision: PrecisionConfig = PrecisionConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    resilience: ResilienceConfig = ResilienceConfig()
+    observe: ObserveConfig = ObserveConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    export: ExportConfig = ExportConfig()
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
+    """Raw DeepSpeed settings that megatrain does not own, e.g. bucket sizes."""
