@@ -32,7 +32,7 @@ class Section(BaseModel):
 
 
 class RunConfig(Section):
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
     folder: str = "runs/run"
     """Everything the run writes lies here. The same folder means: go on with this run."""
     seed: Count = 1234
@@ -203,7 +203,7 @@ class ExportConfig(Section):
 class Config(Section):
     """One run, complete."""
 
-    version: Literal[1] = FORMAT_VERSION
+    version: Literal[1] = 1
     run: RunConfig = RunConfig()
     model: ModelConfig = ModelConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()

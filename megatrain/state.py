@@ -1,0 +1,143 @@
+"""The state of a run: what is stored of it, what one step tells, which events there are, where its files lie."""
+
+from __future__ import annotations
+
+import enum
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from megatrain.errors import FailedWork, UserError
+
+STATE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class RunState:
+    """All that a run remembers beside its tensors; the order of data and all randomness follow from it."""
+
+    seed: int
+    data_fingerprint: str
+    step: int = 0
+    """Steps begun and ended, skipped ones too; the learning rate is a function of it."""
+    optimizer_step: int = 0
+    """Updates that the optimizer made: Adam's own step count."""
+    consumed_samples: int = 0
+    """The next sample of the run's order."""
+    consumed_tokens: int = 0
+    """Tokens that counted in the loss so far."""
+    skipped: tuple[tuple[int, int], ...] = ()
+    """Ranges [first, last) of samples that were left out."""
+    skipped_in_row: int = 0
+    """Steps skipped since the last update."""
+    attempt: int = 1
+    """How often the run was started."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"version": STATE_VERSION, **asdict(self)}
+
+    @staticmethod
+    def from_json(tree: dict[str, Any]) -> RunState:
+        """Raises UserError for a newer version, FailedWork for anything that is not a run's state."""
+        version = tree.get("version")
+        if isinstance(version, int) and version > STATE_VERSION:
+            raise UserError(f"run state version {version} is newer than this megatrain reads ({STATE_VERSION}); upgrade")
+        names = {field.name for field in fields(RunState)}
+        if version != STATE_VERSION or set(tree) - {"version"} != names:
+            raise FailedWork(f"not a run state: {json.dumps(tree)[:200]}")
+        values = {name: tree[name] for name in names}
+        values["skipped"] = tuple((int(first), int(last)) for first, last in tree["skipped"])
+        return RunState(**values)
+
+
+class Stop(enum.Enum):
+    """Why a run stops before its last step."""
+
+    PREEMPTED = "preempted"
+    ASKED = "asked"
+
+
+class Event(enum.Enum):
+    """The vocabulary of events.jsonl."""
+
+    START = "start"
+    RESUME = "resume"
+    SAVE = "save"
+    COMMIT = "commit"
+    EVALUATION = "evaluation"
+    FAULT = "fault"
+    SKIP = "skip"
+    ROLLBACK = "rollback"
+    PREEMPT = "preempt"
+    STOP = "stop"
+    END = "end"
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What all ranks know alike after a step."""
+
+    loss: float
+    """Mean over the valid tokens of the global batch, in nats."""
+    grad_norm: float
+    """Before clipping, over all parameters."""
+    learning_rate: float
+    samples: int
+    valid_tokens: int
+    skipped: bool
+    """The weights were left as they were."""
+    step_s: float
+    """Wall time, of the slowest rank."""
+    data_wait_s: float
+    """Longest wait for data of any rank."""
+    stop: Stop | None
+    save: bool
+    """Somebody asked for a checkpoint."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where the files of a run lie."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        return self.root / "events.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def loss_curve(self) -> Path:
+        return self.root / "loss.png"
+
+    @property
+    def stop_file(self) -> Path:
+        """Its appearance asks for a save and a clean stop with exit code 0."""
+        return self.root / "STOP"
+
+    @property
+    def save_file(self) -> Path:
+        """Its appearance asks for a checkpoint."""
+        return self.root / "SAVE"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step:08d}"
+
+    def log(self, rank: int) -> Path:
+        return self.logs / f"rank-{rank:04d}.log"
