@@ -1,0 +1,1 @@
+"""The bundled corpus of the quick start and the script that made it."""
