@@ -1,4 +1,5 @@
-"""The state of a run: what is stored of it, what one step tells, which events there are, where its files lie."""
+"""The state of a run: what is stored of it, what one step tells, which events there are, where its files
+lie."""
 
 from __future__ import annotations
 
@@ -42,7 +43,9 @@ class RunState:
         """Raises UserError for a newer version, FailedWork for anything that is not a run's state."""
         version = tree.get("version")
         if isinstance(version, int) and version > STATE_VERSION:
-            raise UserError(f"run state version {version} is newer than this megatrain reads ({STATE_VERSION}); upgrade")
+            raise UserError(
+                f"run state version {version} is newer than this megatrain reads ({STATE_VERSION}); upgrade"
+            )
         names = {field.name for field in fields(RunState)}
         if version != STATE_VERSION or set(tree) - {"version"} != names:
             raise FailedWork(f"not a run state: {json.dumps(tree)[:200]}")
