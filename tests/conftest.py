@@ -1,9 +1,8 @@
-"""What holds for every test: one thread, no network, no accounts, nothing written outside the test's folder."""
+"""What holds for every test: one thread, no network, no accounts, no file outside its folder."""
 
 import os
 import socket
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,17 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in list(os.environ):
         if name in STRANGERS or name.startswith(("SLURM_", "MEGATRAIN_", "WANDB_API")):
             del os.environ[name]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Let the fork server do its imports while the first tests run."""
+    if (
+        any("distributed" in item.path.parts for item in session.items)
+        and not session.config.option.collectonly
+    ):
+        from tests.distributed.ranks import warm_up
+
+        warm_up()
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +89,7 @@ def _is_local(host: str) -> bool:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder that is also the current one."""
     monkeypatch.chdir(tmp_path)
-    yield tmp_path
+    return tmp_path

@@ -92,15 +92,16 @@ def run_ranks(
 ) -> list[Any]:
     """Run `function(rank, *args)` in `world_size` processes and return the results in order of rank.
 
-    `function` is a module-level function; it, `args` and the results are pickled (tensors by value). Each rank
-    has the caller's environment and folder, the launcher's variables (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_SIZE,
-    LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT), gloo on the loopback, one thread, and then `env`. No process
-    group exists yet: call the code under test, or `init_gloo()`. What ranks print is printed when all are done.
+    `function` is a module-level function; it, `args` and the results are pickled (tensors by value). Each
+    rank has the caller's environment and folder, the launcher's variables (RANK, WORLD_SIZE, LOCAL_RANK,
+    LOCAL_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT), gloo on the loopback, one thread, and then `env`.
+    No process group exists yet: call the code under test, or `init_gloo()`. What ranks print is printed when
+    all are done.
 
     Raises RankFailure as soon as one rank raises or dies, or when `timeout_s` is over; all ranks have been
     ended by then.
     """
-    context = _warm_context()
+    context = warm_up()
     payload = pickle.dumps((function, args))
     port = str(reserve_port())
     with tempfile.TemporaryDirectory(prefix="ranks-") as logs:
@@ -122,7 +123,7 @@ def run_ranks(
                 pipes.append(ours)
             results = _collect(processes, pipes, timeout_s, Path(logs))
         finally:
-            # Until now every rank has waited: the store, which lives in rank 0, is there for the last of them.
+            # Until now every rank has waited: the store, which lives in rank 0, is there for all of them.
             for pipe in pipes:
                 pipe.close()
             _end(processes)
@@ -147,8 +148,8 @@ def init_gloo(timeout_s: float = 120) -> None:
 def reserve_port() -> int:
     """A port of the loopback that the kernel gives to nobody else for a minute.
 
-    A connection closed from the server's side stays in TIME_WAIT: the kernel then never picks its port by itself,
-    but whoever asks for it by number with SO_REUSEADDR, as torch's store does, gets it.
+    A connection closed from the server's side stays in TIME_WAIT: the kernel then never picks its port by
+    itself, but whoever asks for it by number with SO_REUSEADDR, as torch's store does, gets it.
     """
     with socket.socket() as server, socket.socket() as client:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -160,7 +161,8 @@ def reserve_port() -> int:
         return int(server.getsockname()[1])
 
 
-def _warm_context() -> multiprocessing.context.ForkServerContext:
+def warm_up() -> multiprocessing.context.ForkServerContext:
+    """Start the fork server, if it does not run yet, without waiting for its imports."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(WARM))
     # Read by torch and DeepSpeed while they are imported in the server.
@@ -208,7 +210,7 @@ def _rank_main(payload: bytes, place: _Place, pipe: Connection) -> None:
     os.chdir(place.folder)
     try:
         _settle_torch()
-        function, args = pickle.loads(payload)
+        function, args = pickle.loads(payload)  # noqa: S301 - from our own parent
         report = pickle.dumps(_Outcome(function(place.rank, *args), None))
     except BaseException:  # SystemExit of the code under test is a failure too
         report = pickle.dumps(_Outcome(None, traceback.format_exc()))
@@ -225,7 +227,7 @@ def _settle_torch() -> None:
     import torch
 
     torch.set_num_threads(1)
-    # Else the first init compiles a C++ op and leaves 66 MB in /dev/shm for each rank; training never calls it.
+    # Else the first init compiles a C++ op and leaves 66 MB a rank in /dev/shm; training never calls it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
@@ -268,7 +270,7 @@ def _collect(
             assert isinstance(pipe, Connection)
             rank = waiting.pop(pipe)
             try:
-                outcome = pickle.loads(pipe.recv_bytes())
+                outcome = pickle.loads(pipe.recv_bytes())  # noqa: S301 - from our own child
             except (EOFError, ConnectionResetError):
                 processes[rank].join(5)
                 raise failure(rank, f"rank {rank} died with exit code {processes[rank].exitcode}") from None

@@ -1,0 +1,66 @@
+"""The package: what it contains, what it needs (ranges here, the exact versions in constraints.txt)."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+REQUIRES = [
+    "torch>=2.13,<3",
+    "deepspeed>=0.19.8,<0.20",  # checkpoint/fragments.py reads its internals
+    "ftfy>=6.3",
+    "matplotlib>=3.9",
+    "numpy>=2.0",
+    "pyarrow>=18",
+    "pydantic>=2.10,<3",
+    "pyyaml>=6.0",
+    "safetensors>=0.5",
+    "sentencepiece>=0.2",
+    "wandb>=0.19",
+    "xxhash>=3.5",
+]
+EXTRAS = {
+    "export": ["tokenizers>=0.21", "transformers>=5.0"],
+    "dev": [
+        "hypothesis>=6.120",
+        "mypy>=1.15",
+        "pytest>=8.3",
+        "pytest-timeout>=2.3",
+        "pytest-xdist>=3.6",
+        "ruff>=0.11",
+        "types-PyYAML>=6.0",
+    ],
+}
+
+
+def version() -> str:
+    """The version that megatrain/__init__.py states, read without importing it."""
+    text = (ROOT / "megatrain" / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if match is None:
+        raise ValueError("megatrain/__init__.py states no __version__")
+    return match[1]
+
+
+def description() -> str:
+    """The README, where there is one."""
+    readme = ROOT / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+setup(
+    name="megatrain",
+    version=version(),
+    description="Pretraining of large language models with torch and DeepSpeed, from raw text to serving",
+    long_description=description(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["megatrain", "megatrain.*", "data_tools", "data_tools.*"]), "launch"],
+    package_data={"data_tools.corpus": ["*.gz", "*.md"], "launch": ["*.sh"]},
+    install_requires=REQUIRES,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["megatrain = megatrain.cli:main"]},
+)
