@@ -1,4 +1,4 @@
-"""The config: a frozen, typed tree, read from YAML and `section.key=value` overrides, checked before a process starts."""
+"""The config: a frozen, typed tree, read from YAML and overrides, checked before a process starts."""
 
 from megatrain.config.derived import Derived, derive
 from megatrain.config.load import load_config, parse_config, to_yaml

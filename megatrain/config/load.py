@@ -45,8 +45,11 @@ def parse_config(text: str, overrides: Sequence[str] = (), *, where: str = "conf
     version = tree.get("version", FORMAT_VERSION)
     require(
         not isinstance(version, int) or version <= FORMAT_VERSION,
-        f"{where}: config version {version} is newer than this megatrain reads ({FORMAT_VERSION}); upgrade megatrain",
+        f"{where}: config version {version} is newer than this megatrain reads ({FORMAT_VERSION}); "
+        "upgrade megatrain",
     )
+    # A section whose keys are all commented out reads as null: it keeps its default values.
+    tree = {name: section for name, section in tree.items() if section is not None}
     for override in overrides:
         _apply(tree, override)
     try:
@@ -77,11 +80,11 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         value = text
-    at: Any = tree
+    at = tree
     for name in sections:
-        at = at.setdefault(name, {}) if isinstance(at, dict) else None
-        if at is None and isinstance(tree.get(name), type(None)):
-            at = tree[name] = {}
+        if at.get(name) is None:
+            at[name] = {}
+        at = at[name]
         require(isinstance(at, dict), f"override {override!r}: {name} is not a section")
     at[key] = value
 
@@ -96,12 +99,11 @@ def _explain(error: ValidationError) -> str:
         near = difflib.get_close_matches(location[-1], _names_at(location[:-1]), n=1, cutoff=0.5)
         near_path = ".".join([*location[:-1], near[0]]) if near else None
         elsewhere = _paths_named(location[-1])
-        hint = f"did you mean {near_path}?" if near_path else ""
-        if not near and elsewhere:
-            hint = f"did you mean {elsewhere[0]}?"
+        suggestion = elsewhere[0] if elsewhere else near_path
+        hint = f"did you mean {suggestion}?" if suggestion else ""
         names = f"known keys: {', '.join(_names_at(location[:-1]))}"
         return f"unknown key {key}; {hint or names}{more}"
-    return f"{key} ({first.get('input')!r}): {first['msg']}{more}"
+    return f"{key} ({first.get('input')!r}): {first['msg'].removeprefix('Value error, ')}{more}"
 
 
 def _section_at(location: Sequence[str]) -> type[BaseModel] | None:
@@ -132,11 +134,13 @@ def _names_at(location: Sequence[str]) -> list[str]:
     return list(section.model_fields) if section is not None else []
 
 
-def _paths_named(key: str) -> list[str]:
+def _paths_named(key: str, section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
     """Full paths of a key that stands in another section."""
     paths = []
-    for name, field in Config.model_fields.items():
+    for name, field in section.model_fields.items():
         inner = _model_in(field.annotation)
-        if inner is not None and key in inner.model_fields:
-            paths.append(f"{name}.{key}")
+        if name == key:
+            paths.append(prefix + name)
+        if inner is not None:
+            paths.extend(_paths_named(key, inner, f"{prefix}{name}."))
     return paths

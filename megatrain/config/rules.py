@@ -27,25 +27,28 @@ OWNED = {
     "activation_checkpointing": "train.recompute",
     "compile": "train.compile",
 }
+_OFFLOAD = "offload is not supported: checkpoints could not be read on another layout"
+_QUANTISED = "quantised communication changes the numbers; resume would not be exact"
+_MICS = "MiCS shards over sub-groups; checkpoints do not know them"
 # What megatrain does not support, with the reason.
 UNSUPPORTED = {
     "fp16": "fp16 needs a loss scale that the checkpoint does not carry; use precision.dtype=bf16 or fp32",
     "amp": "apex is not supported; use precision.dtype=bf16",
     "torch_autocast": "use precision.dtype=bf16: parameters in bf16 with fp32 master weights",
-    "zero_optimization.offload_optimizer": "offload is not supported: checkpoints could not be read on another layout",
-    "zero_optimization.offload_param": "offload is not supported: checkpoints could not be read on another layout",
-    "zero_optimization.zero_hpz_partition_size": "hpZ keeps second copies of the shards; checkpoints do not know them",
-    "zero_optimization.zero_quantized_weights": "quantised communication changes the numbers; resume would not be exact",
-    "zero_optimization.zero_quantized_gradients": "quantised communication changes the numbers; resume would not be exact",
-    "zero_optimization.mics_shard_size": "MiCS shards over sub-groups; checkpoints do not know them",
-    "zero_optimization.mics_hierarchical_params_gather": "MiCS shards over sub-groups; checkpoints do not know them",
+    "zero_optimization.offload_optimizer": _OFFLOAD,
+    "zero_optimization.offload_param": _OFFLOAD,
+    "zero_optimization.zero_hpz_partition_size": "hpZ keeps second copies that checkpoints do not know",
+    "zero_optimization.zero_quantized_weights": _QUANTISED,
+    "zero_optimization.zero_quantized_gradients": _QUANTISED,
+    "zero_optimization.mics_shard_size": _MICS,
+    "zero_optimization.mics_hierarchical_params_gather": _MICS,
     "zero_optimization.round_robin_gradients": "it changes which rank holds what; checkpoints do not know it",
     "sparse_gradients": "sparse gradients are not supported",
     "pipeline": "pipeline stages are not supported yet",
-    "sequence_parallel_size": "DeepSpeed's sequence parallelism scales gradients wrongly here; it is not supported yet",
+    "sequence_parallel_size": "not supported yet: DeepSpeed scales its gradients wrongly here",
     "curriculum_learning": "the order of samples is megatrain's own",
     "elasticity": "any number of ranks runs any global batch already",
-    "communication_data_type": "it would change the precision of reduced gradients; set precision.accumulation",
+    "communication_data_type": "it changes the precision of reduced gradients; set precision.accumulation",
     "prescale_gradients": "the loss is normalised by the valid tokens of the global batch already",
     "compression_training": "compression is not supported",
     "autotuning": "autotuning is not supported",
@@ -117,7 +120,8 @@ def _check_training(config: Config) -> None:
     )
     require(
         train.micro_batch <= train.global_batch,
-        f"train.micro_batch ({train.micro_batch}) must not be above train.global_batch ({train.global_batch})",
+        f"train.micro_batch ({train.micro_batch}) must not be above "
+        f"train.global_batch ({train.global_batch}); lower it",
     )
     require(
         schedule.warmup_steps < train.steps,
@@ -129,8 +133,8 @@ def _check_training(config: Config) -> None:
         )
         require(
             schedule.warmup_steps + schedule.decay_steps <= train.steps,
-            f"schedule.warmup_steps ({schedule.warmup_steps}) + schedule.decay_steps ({schedule.decay_steps}) "
-            f"must not be above train.steps ({train.steps})",
+            f"schedule.warmup_steps ({schedule.warmup_steps}) + schedule.decay_steps "
+            f"({schedule.decay_steps}) must not be above train.steps ({train.steps})",
         )
     require(
         config.precision.dtype == "bf16" or config.precision.accumulation == "fp32",
@@ -152,7 +156,8 @@ def _check_sources(config: Config) -> None:
     for source in config.data.sources:
         require(
             source.weight is None or source.name is not None,
-            f"data.sources: {source.path} has a weight, so it must say which source of the folder it means (name)",
+            f"data.sources: {source.path} has a weight ({source.weight}), so it must say by its name "
+            "which source of the folder it means",
         )
     named = [(source.path, source.name) for source in config.data.sources]
     require(len(set(named)) == len(named), "data.sources: the same source is named twice")

@@ -10,7 +10,9 @@ FORMAT_VERSION = 1
 
 
 def _number(value: object) -> object:
-    """YAML 1.1 reads `1e-4` as text; a number that is written like one is one."""
+    """YAML 1.1 reads `1e-4` as text; a number that is written like one is one, and `yes` is none."""
+    if isinstance(value, bool):
+        raise ValueError("a number is expected, not true or false")
     if isinstance(value, str):
         try:
             return float(value)
@@ -20,8 +22,10 @@ def _number(value: object) -> object:
 
 
 Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-PositiveInt = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
+PositiveReal = Annotated[Real, Field(gt=0)]
+Whole = Annotated[int, BeforeValidator(_number)]
+PositiveInt = Annotated[Whole, Field(gt=0)]
+Count = Annotated[Whole, Field(ge=0)]
 Fraction = Annotated[Real, Field(ge=0, le=1)]
 
 
@@ -41,14 +45,14 @@ class RunConfig(Section):
 class Llama3Scaling(Section):
     """RoPE scaling of Llama 3.1 (arXiv 2407.21783; the published reference code's default values)."""
 
-    factor: Real = 8.0
-    low_freq_factor: Real = 1.0
-    high_freq_factor: Real = 4.0
+    factor: PositiveReal = 8.0
+    low_freq_factor: PositiveReal = 1.0
+    high_freq_factor: PositiveReal = 4.0
     original_sequence_length: PositiveInt = 8192
 
 
 class RopeConfig(Section):
-    theta: Real = 10000.0
+    theta: PositiveReal = 10000.0
     llama3: Llama3Scaling | None = None
 
 
@@ -66,11 +70,11 @@ class ModelConfig(Section):
     head_dim: PositiveInt = 64
     ffn_dim: PositiveInt = 2048
     """Width of the SwiGLU feed-forward network."""
-    norm_eps: Real = 1e-5
+    norm_eps: PositiveReal = 1e-5
     rope: RopeConfig = RopeConfig()
     tied_embeddings: bool = False
-    init_std: Annotated[Real, Field(gt=0)] = 0.02
-    """Standard deviation of the initial weights; those that write into the residual stream get it / sqrt(2 * layers)."""
+    init_std: PositiveReal = 0.02
+    """Standard deviation of the initial weights; what writes into the residual stream: / sqrt(2 * layers)."""
 
 
 class TokenizerConfig(Section):
@@ -83,7 +87,7 @@ class SourceConfig(Section):
     """Folder made by `megatrain prepare`, with train/, validation/ and test/."""
     name: str | None = None
     """One source of that folder; default: all of them."""
-    weight: Annotated[Real, Field(gt=0)] | None = None
+    weight: PositiveReal | None = None
     """Relative share of samples; all sources name one, or none does (then by size)."""
 
 
@@ -92,7 +96,7 @@ class DataConfig(Section):
     sequence_length: PositiveInt = 1024
     document_mask: bool = True
     """Attention and positions stay within a document; the label across its end is not counted."""
-    prefetch: Annotated[int, Field(ge=1, le=64)] = 2
+    prefetch: Annotated[Whole, Field(ge=1, le=64)] = 2
     """Global batches read ahead."""
     verify: Literal["none", "size", "hash"] = "hash"
     """What is checked of the shards before the first step; with `hash` each rank reads its share once."""
@@ -103,7 +107,7 @@ class DataConfig(Section):
 class ParallelConfig(Section):
     tensor: PositiveInt = 1
     """Ranks that share each layer; adjacent ranks, so keep it within a node."""
-    zero: Annotated[int, Field(ge=0, le=3)] = 1
+    zero: Annotated[Whole, Field(ge=0, le=3)] = 1
     """ZeRO stage: 1 shards the optimizer's state, 2 also gradients, 3 also parameters."""
 
 
@@ -118,7 +122,7 @@ class OptimizerConfig(Section):
     name: Literal["adamw"] = "adamw"
     beta1: Annotated[Real, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[Real, Field(ge=0, lt=1)] = 0.95
-    eps: Annotated[Real, Field(gt=0)] = 1e-8
+    eps: PositiveReal = 1e-8
     weight_decay: Annotated[Real, Field(ge=0)] = 0.1
     """Not applied to norm weights."""
     clip: Annotated[Real, Field(ge=0)] = 1.0
@@ -127,13 +131,13 @@ class OptimizerConfig(Section):
 
 class ScheduleConfig(Section):
     kind: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
-    learning_rate: Annotated[Real, Field(gt=0)] = 3e-4
+    learning_rate: PositiveReal = 3e-4
     """Peak."""
     final_fraction: Fraction = 0.1
     """The schedule ends at this fraction of the peak."""
     warmup_steps: Count = 100
     decay_steps: PositiveInt | None = None
-    """Length of the final decay of `wsd` (default: a tenth of train.steps). The others decay until train.steps."""
+    """Length of the final decay of `wsd` (default: a tenth of train.steps). The others decay all the way."""
 
 
 class TrainConfig(Section):
@@ -183,7 +187,7 @@ class ObserveConfig(Section):
     wandb: Literal["off", "offline", "online", "auto"] = "auto"
     """`auto`: online when an API key is set, else offline files in the run folder."""
     wandb_project: str = "megatrain"
-    peak_tflops: Annotated[Real, Field(gt=0)] | None = None
+    peak_tflops: PositiveReal | None = None
     """Peak of one device, for MFU; default: the published peak of a known GPU, else measured at start."""
 
 
@@ -191,13 +195,13 @@ class ClusterConfig(Section):
     launcher: Literal["deepspeed", "torchrun"] = "deepspeed"
     processes: PositiveInt | None = None
     """Ranks on this machine; default: its GPUs, or parallel.tensor where there is none."""
-    master_port: Annotated[int, Field(ge=1024, le=65535)] | None = None
+    master_port: Annotated[Whole, Field(ge=1024, le=65535)] | None = None
     """Default: a free one."""
 
 
 class ExportConfig(Section):
     dtype: Literal["fp32", "bf16", "fp16"] = "bf16"
-    shard_gib: Annotated[Real, Field(gt=0)] = 4.0
+    shard_gib: PositiveReal = 4.0
 
 
 class Config(Section):
