@@ -1,0 +1,45 @@
+"""Named points at which a fault can be injected; each costs one look-up of an absent variable when off.
+
+MEGATRAIN_FAULT="point=checkpoint.write,rank=1,hit=2,do=kill" makes rank 1 end itself with SIGKILL the second
+time it
+comes to the point. do: kill, crash (an exception), full (OSError: no space left), hang.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from collections import Counter
+
+_VARIABLE = "MEGATRAIN_FAULT"
+_hits: Counter[str] = Counter()
+
+
+class InjectedFault(RuntimeError):
+    """The crash that was asked for."""
+
+
+def point(name: str, *, rank: int) -> None:
+    """A place in the code where a rehearsed fault may strike."""
+    asked = os.environ.get(_VARIABLE)
+    if not asked:
+        return
+    _hits[name] += 1
+    wish = dict(item.split("=", 1) for item in asked.split(","))
+    if wish.get("point") != name or int(wish.get("rank", rank)) != rank:
+        return
+    if int(wish.get("hit", 1)) != _hits[name]:
+        return
+    match wish.get("do", "kill"):
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "crash":
+            raise InjectedFault(f"asked for at {name}")
+        case "full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        case "hang":
+            time.sleep(1 << 20)
+        case other:
+            raise ValueError(f"{_VARIABLE}: do={other} is none of kill, crash, full, hang")
