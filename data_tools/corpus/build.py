@@ -89,7 +89,7 @@ def drama(sdist: Path) -> Iterator[dict[str, str]]:
 
 
 def verse(package: Path) -> Iterator[dict[str, str]]:
-    """One document a poem: the anthology of three hundred first, then the collected poems from their beginning."""
+    """One document a poem: the anthology of three hundred first, then the collected poems from the first."""
     names = ["唐诗三百首.json"] + [f"poet.tang.{1000 * index}.json" for index in range(_TANG_FILES)]
     seen = set[str]()
     with tarfile.open(package) as archive:

@@ -1,0 +1,92 @@
+"""The output folder as a whole: made beside its place, moved there when complete, one maker at a time."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from megatrain.data.manifest import sync_folder, write_durably
+from megatrain.errors import UserError, require
+
+PREPARED = "prepared.json"
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Hold the one lock on an output folder; death releases it.
+
+    Raises UserError where another process holds it.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    path = output.with_name(f".{output.name}.lock")
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise UserError(
+                f"{output}: another preparation into it is running; wait for it or stop it"
+            ) from None
+        # The last holder may have removed the file between our opening and locking it: then it locks nothing.
+        if path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor)):
+            break
+        os.close(descriptor)
+    try:
+        yield
+    finally:
+        path.unlink()
+        os.close(descriptor)
+
+
+def begin(output: Path) -> Path:
+    """An empty folder to make the output in; what an interrupted run left there is removed."""
+    partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    return partial
+
+
+def commit(partial: Path, output: Path, record: Mapping[str, Any]) -> None:
+    """Write the record and move the whole to its place; an older output is there until then."""
+    write_durably(partial / PREPARED, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+    if output.exists():
+        old = output.with_name(f".{output.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(output, old)
+        os.rename(partial, output)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.rename(partial, output)
+    sync_folder(output.parent)
+
+
+def read_record(output: Path) -> dict[str, Any] | None:
+    """The record of a complete output, or None where there is no output.
+
+    Raises UserError where the folder holds something else.
+    """
+    try:
+        record: dict[str, Any] = json.loads((output / PREPARED).read_text(encoding="utf-8"))
+        return record
+    except FileNotFoundError:
+        empty = not output.exists() or (output.is_dir() and not any(output.iterdir()))
+        require(empty, f"{output}: exists and is not a prepared dataset; choose another output, or remove it")
+        return None
+    except (ValueError, NotADirectoryError) as error:
+        raise UserError(f"{output / PREPARED}: cannot be read ({error}); remove {output}") from None
+
+
+def difference(old: Any, new: Any, at: str = "") -> str | None:
+    """The first key in which two trees differ, with both values; None where they are equal."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted(old.keys() | new.keys()):
+            below = f"{at}.{key}" if at else str(key)
+            if found := difference(old.get(key), new.get(key), below):
+                return found
+        return None
+    return None if old == new else f"{at}: {json.dumps(old)} there, {json.dumps(new)} now"
