@@ -1,0 +1,1 @@
+"""Trained models out of the house: Hugging Face folders, checked against the model they came from, and generated text."""
