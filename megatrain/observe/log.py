@@ -1,0 +1,108 @@
+"""The run's log on rank 0: builds each record once and hands it to every sink; other ranks have none."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from megatrain.config import Config
+from megatrain.observe.metrics import Circumstances, Hardware, Record, event_record, step_record
+from megatrain.observe.sinks import JsonLines, Sink, Terminal
+from megatrain.observe.wandb_sink import WandbSink, wandb_mode
+from megatrain.state import Event, RunFolder, RunState, StepResult
+
+logger = logging.getLogger(__name__)
+
+
+class RunLog:
+    """Steps, events and evaluations of a run; without sinks it does nothing, so every rank can hold one.
+
+    No sink stops the run: one that raises OSError is warned about once until it works again, and what a sink
+    complains of becomes a `fault` event in the others.
+    """
+
+    def __init__(self, sinks: Sequence[Sink] = (), *, hardware: Hardware, sequence_length: int) -> None:
+        self._sinks = tuple(sinks)
+        self._hardware = hardware
+        self._sequence_length = sequence_length
+        self._failing: set[int] = set()
+
+    def step(self, state: RunState, result: StepResult, ckpt_stall_s: float = 0.0) -> None:
+        """`state` is the one after the step; `ckpt_stall_s` what a save held up since the last step."""
+        if not self._sinks:
+            return
+        around = Circumstances(self._sequence_length, ckpt_stall_s, memory_gib(), time.time())
+        record = step_record(state, result, self._hardware, around)
+        self._tell(lambda sink: sink.write_step(record))
+        self._pass_on_complaints(state.step)
+
+    def event(self, event: Event, step: int, cause: str, **details: Any) -> None:
+        if not self._sinks:
+            return
+        self._write_event(event_record(event, step, cause, details, time.time()))
+        self._pass_on_complaints(step)
+
+    def evaluation(self, state: RunState, results: Mapping[str, Mapping[str, float]]) -> None:
+        """`results`: source, or "all", → {"loss": ..., "perplexity": ..., "bits_per_byte": ..., ...}."""
+        if not self._sinks:
+            return
+        details = {"consumed_tokens": state.consumed_tokens, "attempt": state.attempt}
+        record = event_record(Event.EVALUATION, state.step, "", details, time.time())
+        self._tell(lambda sink: sink.write_evaluation(record, results))
+        self._pass_on_complaints(state.step)
+
+    def close(self) -> None:
+        """Nothing may be told afterwards. What a sink complains of at the end goes to the rank's own log."""
+        self._tell(lambda sink: sink.close())
+        for sink in self._sinks:
+            if complaint := sink.complaint():
+                logger.warning("%s", complaint)
+        self._sinks = ()
+
+    def _write_event(self, record: Record) -> None:
+        self._tell(lambda sink: sink.write_event(record))
+
+    def _tell(self, write: Callable[[Sink], None]) -> None:
+        for number, sink in enumerate(self._sinks):
+            try:
+                write(sink)
+            except OSError as error:
+                if number not in self._failing:
+                    logger.warning("%s cannot write, lines are lost: %s", type(sink).__name__, error)
+                self._failing.add(number)
+            else:
+                self._failing.discard(number)
+
+    def _pass_on_complaints(self, step: int) -> None:
+        for complaint in filter(None, [sink.complaint() for sink in self._sinks]):
+            self._write_event(event_record(Event.FAULT, step, complaint, {}, time.time()))
+
+
+def open_log(config: Config, folder: RunFolder, rank: int, hardware: Hardware) -> RunLog:
+    """The log of this rank: on rank 0 files, terminal and wandb as the config says, on others nothing."""
+    sinks: list[Sink] = []
+    if rank == 0:
+        sinks.append(JsonLines(folder.metrics, folder.events))
+        sinks.append(
+            Terminal(sys.stdout, total_steps=config.train.steps, print_every=config.observe.print_every)
+        )
+        mode = wandb_mode(config.observe.wandb, os.environ)
+        if mode != "off":
+            sinks.append(WandbSink(folder, config, mode))
+    return RunLog(sinks, hardware=hardware, sequence_length=config.data.sequence_length)
+
+
+def memory_gib() -> float:
+    """The most that this rank has used: allocated on its GPU if it uses one, else resident on the host."""
+    allocated = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    if allocated:
+        return allocated / 2**30
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return resident / (2**30 if sys.platform == "darwin" else 2**20)
