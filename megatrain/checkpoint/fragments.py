@@ -90,7 +90,7 @@ def held_boxes(module: nn.Module, optimizer: Any, layout: Layout, tensor_rank: i
     return held
 
 
-def after_load(module: nn.Module, optimizer: Any, adam_step: int) -> None:
+def after_load(optimizer: Any, adam_step: int) -> None:
     """Collective. Bring the low-precision weights and Adam's step count after the fp32 partitions were
     overwritten."""
     for entry in optimizer.optimizer.state.values():

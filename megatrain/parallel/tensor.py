@@ -67,8 +67,8 @@ def apply_plan(model: nn.Module, plan: Plan, axis: Axis) -> Layout:
     layout = layout_of([(name, tuple(p.shape)) for name, p in model.named_parameters()], plan, axis)
     slices: dict[int, nn.Parameter] = {}
     for name, parameter in list(model.named_parameters()):
-        pieces = layout[name]
-        part = parameter if axis.size == 1 else nn.Parameter(parameter.new_empty(local_shape(pieces)))
+        whole = axis.size == 1 or isinstance(rule_of(plan, name.rpartition(".")[0]), Replicated)
+        part = parameter if whole else nn.Parameter(parameter.new_empty(local_shape(layout[name])))
         # Read by DeepSpeed's gradient norm: a sliced parameter counts on every rank, a replicated one once.
         part.tensor_model_parallel = not isinstance(rule_of(plan, name.rpartition(".")[0]), Replicated)  # type: ignore[attr-defined]
         slices[id(parameter)] = part

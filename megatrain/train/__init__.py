@@ -1,0 +1,1 @@
+"""Training: the engine, one step, the schedule, and the loop."""

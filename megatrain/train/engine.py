@@ -1,0 +1,155 @@
+"""The one place that builds a DeepSpeed engine, and asserts that it does what was asked."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from megatrain.checkpoint import fragments
+from megatrain.config import Config, Derived
+from megatrain.data.loader import Batch
+from megatrain.model import LossSum, Transformer
+from megatrain.model.init import build_model
+from megatrain.parallel.context import DeepSpeedMpu, ParallelContext
+from megatrain.parallel.plan import Layout
+from megatrain.train.optimizer import GuardedAdamW, build_optimizer
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# With bf16 parameters and fp32 accumulation, stage 1 is another class (DeepSpeed 0.19).
+CLASSES = {
+    (1, "fp32"): "DeepSpeedZeroOptimizer",
+    (1, "bf16"): "BF16_Optimizer",
+    (2, "fp32"): "DeepSpeedZeroOptimizer",
+    (2, "bf16"): "DeepSpeedZeroOptimizer",
+    (3, "fp32"): "DeepSpeedZeroOptimizer_Stage3",
+    (3, "bf16"): "DeepSpeedZeroOptimizer_Stage3",
+}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A model in training on this rank: DeepSpeed's engine, and what megatrain knows about it."""
+
+    deepspeed: Any
+    model: Transformer
+    layout: Layout
+    optimizer: GuardedAdamW
+    context: ParallelContext
+    derived: Derived
+
+    def forward(self, batch: Batch) -> LossSum:
+        device = self.context.device
+        tensors = (batch.tokens, batch.labels, batch.positions, batch.loss_mask)
+        loss: LossSum = self.deepspeed(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+        return loss
+
+    def backward(self, total: torch.Tensor, valid_tokens: float) -> None:
+        """Add the gradient of total / valid_tokens, where the tokens are those of the whole global batch.
+
+        DeepSpeed divides by the micro-batches and by the data-parallel ranks; the loss undoes both.
+        """
+        copies = self.derived.accumulation * self.derived.data_parallel
+        self.deepspeed.backward(total * (copies / valid_tokens))
+
+    def micro_step(self) -> None:
+        """To be called after each backward; with the last micro-batch it reduces, clips and updates."""
+        self.deepspeed.step()
+
+    @property
+    def grad_norm(self) -> float:
+        """Of the last update, before clipping; inf or nan when it was not finite."""
+        norm = self.deepspeed.get_global_grad_norm()
+        return float(norm)
+
+    def set_learning_rate(self, value: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = value
+
+    def held(self) -> list[fragments.Held]:
+        """The boxes of logical tensors that this rank holds."""
+        return fragments.held_boxes(
+            self.model, self.deepspeed.optimizer, self.layout, self.context.tensor.rank
+        )
+
+    def after_load(self, adam_step: int) -> None:
+        """Collective. Follows when `held` boxes were overwritten."""
+        fragments.after_load(self.deepspeed.optimizer, adam_step)
+
+
+def build_engine(config: Config, derived: Derived, context: ParallelContext) -> Engine:
+    """Collective. Initial weights, DeepSpeed around them, Adam's state made; ready for a step or a load."""
+    import deepspeed  # takes seconds; only ranks that train need it
+
+    model, layout = build_model(
+        config.model,
+        context,
+        seed=config.run.seed,
+        dtype=DTYPES[config.precision.dtype],
+        documents=config.data.document_mask,
+        recompute=config.train.recompute,
+    )
+    if config.train.compile == "block":
+        for block in model.layers:
+            block.compile()
+    optimizer = build_optimizer(model.parameters(), config.optimizer)
+    chatter = io.StringIO()
+    with contextlib.redirect_stdout(chatter):  # BF16_Optimizer prints its memory use, unasked
+        engine, _, _, _ = deepspeed.initialize(
+            model=model,
+            optimizer=optimizer,
+            config=deepspeed_config(config, derived),
+            mpu=DeepSpeedMpu(context),
+        )
+    logging.getLogger(__name__).debug("deepspeed.initialize: %s", chatter.getvalue())
+    _assert_effective(engine, config, derived, context)
+    fragments.make_adam_state(engine.optimizer)
+    if config.train.compile == "engine":
+        engine.compile()
+    return Engine(engine, model, layout, optimizer, context, derived)
+
+
+def deepspeed_config(config: Config, derived: Derived) -> dict[str, Any]:
+    """What DeepSpeed is told; the raw settings of the `deepspeed` section are merged in."""
+    raw = dict(config.deepspeed)
+    return {
+        **raw,
+        "train_batch_size": derived.padded_batch,
+        "train_micro_batch_size_per_gpu": config.train.micro_batch,
+        "gradient_accumulation_steps": derived.accumulation,
+        "gradient_clipping": config.optimizer.clip,
+        "bf16": {"enabled": config.precision.dtype == "bf16"},
+        "data_types": {"grad_accum_dtype": config.precision.accumulation},
+        "zero_optimization": {**raw.get("zero_optimization", {}), "stage": config.parallel.zero},
+        "zero_allow_untested_optimizer": True,  # GuardedAdamW is torch's AdamW
+        "steps_per_print": 1 << 40,  # megatrain prints
+    }
+
+
+def _assert_effective(engine: Any, config: Config, derived: Derived, context: ParallelContext) -> None:
+    """DeepSpeed may quietly choose otherwise; then the run must not begin."""
+    optimizer = engine.optimizer
+    name = type(optimizer).__name__
+    accumulation = config.precision.accumulation
+    key = (
+        config.parallel.zero,
+        "bf16" if config.precision.dtype == "bf16" and accumulation == "fp32" else "fp32",
+    )
+    found = {
+        "optimizer class": (name, CLASSES[key]),
+        "client optimizer": (type(optimizer.optimizer).__name__, GuardedAdamW.__name__),
+        "ZeRO stage": (engine.zero_optimization_stage(), config.parallel.zero),
+        "accumulation steps": (engine.gradient_accumulation_steps(), derived.accumulation),
+        "clipping": (float(engine.gradient_clipping()), config.optimizer.clip),
+        "data-parallel ranks": (engine.dp_world_size, context.data.size),
+        "tensor-parallel ranks": (engine.mp_world_size, context.tensor.size),
+        "parameter dtype": ({p.dtype for p in engine.module.parameters()}, {DTYPES[config.precision.dtype]}),
+        "master dtype": ({p.dtype for p in fragments.master_partitions(optimizer)}, {torch.float32}),
+        "accumulation dtype": (engine.get_data_types()[1], DTYPES[accumulation]),
+    }
+    wrong = [f"{what} is {real}, asked for {asked}" for what, (real, asked) in found.items() if real != asked]
+    assert not wrong, f"DeepSpeed does not do what the config asks: {'; '.join(wrong)}"

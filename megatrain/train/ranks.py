@@ -1,0 +1,92 @@
+"""How a process becomes a rank: its device, its threads, the process group, the mesh."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from megatrain.config import Config
+from megatrain.errors import require
+from megatrain.parallel.context import ParallelContext
+
+# SLURM's names for what every other launcher calls by the first name.
+SLURM_NAMES = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
+
+
+def world_from_environment() -> tuple[int, int, int]:
+    """(rank, world, local rank) as `deepspeed`, torchrun or srun tell them; a process on its own is rank 0
+    of 1."""
+    values = []
+    for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
+        value = os.environ.get(name) or os.environ.get(SLURM_NAMES[name]) or default
+        os.environ[name] = value
+        values.append(int(value))
+    return values[0], values[1], values[2]
+
+
+def start_rank(config: Config) -> ParallelContext:
+    """Collective. Join the process group and build the mesh. Raises UserError for a layout that does not
+    fit."""
+    rank, world, local_rank = world_from_environment()
+    require(
+        world % config.parallel.tensor == 0,
+        f"parallel.tensor ({config.parallel.tensor}) must divide the number of ranks ({world})",
+    )
+    device = _device(local_rank)
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        local_world = int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or world)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(config.train.threads or max(1, cores // local_world))
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "29500")
+    _join(device, config.resilience.collective_timeout_s)
+    return ParallelContext.create(config.parallel.tensor, device)
+
+
+def leave() -> None:
+    """End this rank's part in the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _device(local_rank: int) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def _join(device: torch.device, timeout_s: int) -> None:
+    import deepspeed
+    import torch.distributed.distributed_c10d as c10d
+
+    # On CPU, DeepSpeed would compile an op for shared-memory collectives, which training never calls, which
+    # leaves
+    # 66 MB in /dev/shm for each rank, and whose lock file hangs later runs when the build is killed.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    timeout = timedelta(seconds=timeout_s)
+    c10d.default_pg_timeout = timeout  # the groups that DeepSpeed makes itself take no time-out from anyone
+    _quieten()
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    deepspeed.init_distributed(dist_backend=backend, timeout=timeout, verbose=False)
+
+
+def _quieten() -> None:
+    """DeepSpeed's log lines go where the rank's own go, not to the terminal; its deprecated calls are not
+    ours."""
+    logger = logging.getLogger("DeepSpeed")
+    logger.setLevel(logging.WARNING)
+    logger.handlers.clear()
+    logger.propagate = True
+    warnings.filterwarnings(
+        "ignore", message=".*is deprecated. Please use `torch.distributed", category=FutureWarning
+    )
