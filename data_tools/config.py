@@ -109,14 +109,14 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> DataConfig:
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     require(isinstance(tree, dict), f"{path}: a config is a mapping of sections")
+    for override in overrides:
+        _apply(tree, override)
     version = tree.get("version", FORMAT_VERSION)
     require(
         not isinstance(version, int) or version <= FORMAT_VERSION,
         f"{path}: config version {version} is newer than this megatrain reads "
         f"({FORMAT_VERSION}); upgrade megatrain",
     )
-    for override in overrides:
-        _apply(tree, override)
     try:
         return DataConfig.model_validate(tree)
     except ValidationError as error:

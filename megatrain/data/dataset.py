@@ -95,7 +95,9 @@ class TokenDataset:
             shard = shards[index]
             first = window - (ends[index - 1] if index else 0)
             offset = shard.values_offset + first * sequence_length * size
-            content = os.pread(self._file(shard.name).fileno(), num_bytes, offset)
+            # Held by name until the read is over: the list of open files may let go of it meanwhile.
+            file = self._file(shard.name)
+            content = os.pread(file.fileno(), num_bytes, offset)
             if len(content) != num_bytes:
                 raise FailedWork(
                     f"{self.folder / shard.name}: shard cut short while in use; prepare it again"

@@ -1,0 +1,180 @@
+"""The loader: the same samples on every layout, masks, padding, prefetching."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megatrain.data.dataset import TokenDataset
+from megatrain.data.loader import Batch, Loader, make_batch, rows_of_rank, sequential_batches
+from megatrain.data.order import SampleOrder
+from megatrain.errors import FailedWork, UserError
+
+from .conftest import EOS, MakeDataset
+
+S = 16
+
+
+@pytest.fixture
+def dataset(make_dataset: MakeDataset) -> TokenDataset:
+    return TokenDataset.open(make_dataset({"a": 60, "b": 30}))
+
+
+def _loader(
+    dataset: TokenDataset, dp_rank: int = 0, dp_size: int = 1, micro_batch: int = 2, **options
+) -> Loader:
+    order = SampleOrder({source: dataset.windows(source, S) for source in dataset.sources}, None, seed=3)
+    chosen = {"global_batch": 6, "prefetch": 0, "document_mask": True, **options}
+    return Loader(
+        dataset,
+        order,
+        micro_batch=micro_batch,
+        dp_rank=dp_rank,
+        dp_size=dp_size,
+        sequence_length=S,
+        **chosen,
+    )
+
+
+def _rows(batches: tuple[Batch, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(
+        torch.cat([getattr(batch, name) for batch in batches])
+        for name in ("tokens", "labels", "positions", "loss_mask")
+    )
+
+
+@given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 7))
+def test_ranks_share_rows_without_rest(count: int, micro_batch: int, dp_size: int) -> None:
+    shares = [rows_of_rank(count, micro_batch, rank, dp_size) for rank in range(dp_size)]
+    assert {len(share) for share in shares} == {-(-count // (micro_batch * dp_size)) * micro_batch}
+    real = np.concatenate(shares)
+    assert sorted(real[real >= 0].tolist()) == list(range(count))
+
+
+def test_every_layout_gives_the_same_samples(dataset: TokenDataset) -> None:
+    layouts = [(1, 6), (1, 1), (2, 2), (3, 2), (4, 1), (5, 3), (8, 1)]
+    for consumed in (0, 6, 31):
+        seen = []
+        for dp_size, micro_batch in layouts:
+            ranks = [_loader(dataset, rank, dp_size, micro_batch).batch(consumed) for rank in range(dp_size)]
+            assert len({len(rank.micro_batches) for rank in ranks}) == 1
+            by_id = {}
+            for rank in ranks:
+                columns = _rows(rank.micro_batches)
+                assert len(columns[0]) == len(rank.sample_ids)
+                assert rank.valid_tokens == int(columns[3].sum())
+                for row, sample in enumerate(rank.sample_ids.tolist()):
+                    if sample == -1:
+                        assert not columns[3][row].any() and (columns[2][row] >= 0).all()
+                    else:
+                        by_id[sample] = [column[row].tolist() for column in columns]
+            seen.append(by_id)
+        assert sorted(seen[0]) == list(range(consumed, consumed + 6))
+        assert all(other == seen[0] for other in seen)
+
+
+def test_labels_follow_tokens_and_are_the_orders_windows(dataset: TokenDataset) -> None:
+    loader = _loader(dataset, document_mask=False)
+    batch = loader.batch(12)
+    tokens, labels, positions, mask = _rows(batch.micro_batches)
+    assert torch.equal(tokens[:, 1:], labels[:, :-1]) and mask.all() and batch.valid_tokens == 6 * S
+    assert torch.equal(positions, torch.arange(S).expand(6, S))
+    located = loader._order.locate(12, 6)
+    for row in range(6):
+        out = np.zeros((1, S + 1), np.int64)
+        dataset.read(loader._order.sources[located.source[row]], located.window[row : row + 1], S, out)
+        assert tokens[row].tolist() == out[0, :-1].tolist() and labels[row, -1] == out[0, -1]
+    assert all(t.dtype == torch.int64 for t in (tokens, labels, positions)) and mask.dtype == torch.bool
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=9, max_size=9), min_size=1, max_size=4))
+def test_document_mask(windows: list[list[int]]) -> None:
+    batch = make_batch(np.array(windows), np.ones(len(windows), bool), eos_id=EOS, document_mask=True)
+    for row, window in enumerate(windows):
+        position = 0
+        for at in range(8):
+            assert batch.positions[row, at] == position
+            assert bool(batch.loss_mask[row, at]) == (window[at] != EOS)
+            position = 0 if window[at] == EOS else position + 1
+    assert batch.valid_tokens == int(batch.loss_mask.sum())
+
+
+def test_prefetch_changes_nothing_and_jumps_are_allowed(dataset: TokenDataset) -> None:
+    plain, ahead = _loader(dataset), _loader(dataset, prefetch=3)
+    try:
+        for consumed in (0, 6, 12, 60, 66, 7, 13, 0):
+            one, other = plain.batch(consumed), ahead.batch(consumed)
+            assert np.array_equal(one.sample_ids, other.sample_ids) and other.wait_s >= 0
+            pairs = zip(_rows(one.micro_batches), _rows(other.micro_batches), strict=True)
+            assert all(itertools.starmap(torch.equal, pairs))
+            assert len(ahead._ahead) == 3
+    finally:
+        ahead.close()
+
+
+def test_an_error_in_the_thread_reaches_the_caller(dataset: TokenDataset) -> None:
+    for shard in dataset.manifest.shards:
+        (dataset.folder / shard.name).write_bytes(b"")
+    loader = _loader(dataset, prefetch=2)
+    with pytest.raises(FailedWork, match="cut short while in use"):
+        loader.batch(0)
+    loader.close()
+
+
+@pytest.mark.parametrize(
+    ("limit", "dp_size", "micro_batch"), [(None, 1, 4), (None, 3, 2), (5, 2, 2), (10**6, 2, 3)]
+)
+def test_sequential_batches_take_every_window_once(
+    dataset: TokenDataset, limit: int | None, dp_size: int, micro_batch: int
+) -> None:
+    total = dataset.windows("a", S)
+    ranks = [
+        list(
+            sequential_batches(
+                dataset,
+                "a",
+                sequence_length=S,
+                micro_batch=micro_batch,
+                dp_rank=rank,
+                dp_size=dp_size,
+                document_mask=False,
+                limit=limit,
+            )
+        )
+        for rank in range(dp_size)
+    ]
+    assert len({len(batches) for batches in ranks}) == 1
+    rows = [
+        row.tolist()
+        for batches in zip(*ranks, strict=True)
+        for batch in batches
+        for row, mask in zip(batch.tokens, batch.loss_mask, strict=True)
+        if mask.any()
+    ]
+    windows = np.zeros((total, S + 1), np.int64)
+    dataset.read("a", np.arange(total), S, windows)
+    count = total if limit is None else min(limit, total)
+    assert rows == windows[np.arange(count) * total // count, :-1].tolist()
+
+
+def test_a_corpus_smaller_than_one_sample_is_refused(make_dataset: MakeDataset, tmp_path: Path) -> None:
+    small = TokenDataset.open(make_dataset([("tiny", [[5, 6, 7]])]))
+    with pytest.raises(UserError, match="'tiny' is smaller than one sample"):
+        _loader(small)
+    with pytest.raises(UserError, match="'tiny' is smaller than one sample"):
+        next(
+            sequential_batches(
+                small,
+                "tiny",
+                sequence_length=S,
+                micro_batch=1,
+                dp_rank=0,
+                dp_size=1,
+                document_mask=True,
+                limit=None,
+            )
+        )

@@ -1,0 +1,80 @@
+"""The config of a preparation: numbers, overrides, and errors that help."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from data_tools.config import DataConfig, load_config
+from megatrain.errors import UserError
+
+REPOSITORY = Path(__file__).parents[2]
+MINIMAL = "output: out\nsources: {a: {files: [x.txt]}}\n"
+
+
+def _load(tmp_path: Path, text: str, *overrides: str) -> DataConfig:
+    path = tmp_path / "data.yaml"
+    path.write_text(text)
+    return load_config(path, overrides)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "configs" / "data").glob("*.yaml")), ids=lambda p: p.name
+)
+def test_every_preset_loads(path: Path) -> None:
+    config = load_config(path)
+    for source in config.sources.values():
+        for file in source.files:
+            assert (REPOSITORY / file).is_file()
+
+
+def test_overrides_and_numbers(tmp_path: Path) -> None:
+    config = _load(
+        tmp_path,
+        MINIMAL,
+        "split.validation=1e-4",
+        "workers=3",
+        "sources.b.files=[y.txt, z.txt]",
+        "output=other",
+    )
+    assert config.split.validation == 1e-4 and config.workers == 3 and config.output == "other"
+    assert config.sources["b"].files == ("y.txt", "z.txt") and config.split.test == 0.01
+    with pytest.raises(ValidationError):
+        config.seed = 3  # type: ignore[misc]
+    assert _load(tmp_path, MINIMAL, "workers=1", "output=x", "overwrite=true").deciding() == (
+        _load(tmp_path, MINIMAL).deciding()
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        (MINIMAL + "tokenzier: {}", [], "unknown key tokenzier; did you mean tokenizer?"),
+        (MINIMAL, ["split.validaton=0.1"], "unknown key split.validaton; did you mean validation?"),
+        (MINIMAL, ["sources.a.colum=x"], "unknown key sources.a.colum"),
+        (MINIMAL, ["sources.a.text_colum=x"], "did you mean text_column?"),
+        (MINIMAL, ["split.validation=0.7", "split.test=0.5"], r"split: validation \+ test \(0.7 \+ 0.5\)"),
+        (MINIMAL, ["tokenizer.vocab_size=12"], "tokenizer.vocab_size: .*300.*12"),
+        (MINIMAL, ["workers=many"], "workers: .*'many'"),
+        (MINIMAL, ["nonsense"], "not of the form section.key=value"),
+        (MINIMAL, ["output.x=1"], "output is not a section"),
+        (MINIMAL, ["version=2"], "config version 2 is newer"),
+        ("output: out", [], "sources is missing"),
+        ("output: out\nsources: {}", [], "sources: "),
+        ("output: out\nsources: {a: {files: []}}", [], "sources.a.files: "),
+        ("- a list", [], "a mapping of sections"),
+        ("a: [", [], "not valid YAML"),
+        ("", [], "a mapping of sections"),
+    ],
+)
+def test_errors_are_one_line_and_name_the_key(
+    tmp_path: Path, text: str, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        _load(tmp_path, text, *overrides)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_config_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.yaml: no such config file"):
+        load_config(tmp_path / "none.yaml")

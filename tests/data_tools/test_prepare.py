@@ -1,0 +1,208 @@
+"""A preparation, end to end: what comes out, twice, over processes, killed, and with bad input."""
+
+import glob
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_tools import output, prepare
+from data_tools.config import DataConfig
+from data_tools.progress import Progress
+from megatrain.data.dataset import TokenDataset
+from megatrain.data.manifest import hash_file
+from megatrain.data.shard import read_shard
+from megatrain.data.tokenizer import Tokenizer
+from megatrain.errors import UserError
+
+REPOSITORY = Path(__file__).parents[2]
+QUIET = Progress(io.StringIO())
+
+
+def _poems(count: int, word: str) -> list[str]:
+    rng = np.random.default_rng(len(word))
+    words = ["".join(rng.choice(list("aeionrst"), 4)) for _ in range(60)]
+    return [f"{word} {n}\n\n" + " ".join(rng.choice(words, 30)) + "。\n" for n in range(count)]
+
+
+def _write(path: Path, texts: Sequence[str]) -> Path:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> DataConfig:
+    _write(tmp_path / "a.jsonl", [*_poems(150, "alpha"), "shared", " \n"])
+    (tmp_path / "a.jsonl").open("ab").write(b'{"text": "broken\n{"text": "odd \xff bytes"}\n')
+    _write(tmp_path / "b.jsonl", [*_poems(60, "beta"), "shared", *_poems(2, "alpha")])
+    return DataConfig(
+        output=str(tmp_path / "out"),
+        workers=1,
+        sources={name: {"files": [str(tmp_path / f"{name}.jsonl")]} for name in "ab"},
+        split={"validation": 0.1, "test": 0.1},
+        tokenizer={"vocab_size": 320},
+        shards={"max_tokens": 4000},
+    )
+
+
+def _files(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): hash_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def _texts(folder: Path) -> dict[tuple[str, str], list[str]]:
+    """The decoded documents of each (split, source), in stored order."""
+    tokenizer = Tokenizer.load(folder)
+    found: dict[tuple[str, str], list[str]] = {}
+    for path in sorted(folder.glob("*/*.arrow")):
+        for document in read_shard(path):
+            assert document.tokens[-1] == tokenizer.eos_id
+            text = tokenizer.decode(document.tokens[:-1])
+            found.setdefault((path.parent.name, document.source), []).append(text)
+    return found
+
+
+def test_all_documents_come_out_once(config: DataConfig) -> None:
+    prepared = prepare.prepare(config, QUIET)
+    texts = _texts(prepared.folder)
+    by_source = {
+        name: sorted(text for place in texts for text in texts[place] if place[1] == name) for name in "ab"
+    }
+    assert by_source["a"] == sorted([*_poems(150, "alpha"), "shared", "odd \ufffd bytes"])
+    assert by_source["b"] == sorted(_poems(60, "beta"))
+    counts = prepared.splits["train"].made["counts"]
+    a, b = counts["a"], counts["b"]
+    assert (a["read"], a["broken_json"], a["empty"], a["invalid_utf8_replaced"]) == (154, 1, 1, 1)
+    assert (a["kept"], a["duplicate"]) == (152, 0) and (b["kept"], b["duplicate"]) == (60, 3)
+    assert set(prepared.splits) == {"train", "validation", "test"}
+    for name, manifest in prepared.splits.items():
+        dataset = TokenDataset.open(prepared.folder / name)
+        dataset.verify()
+        assert dataset.tokenizer().vocab_size == dataset.vocab_size == 320
+        assert all(shard.tokens <= 4000 and shard.documents for shard in manifest.shards)
+        for shard in manifest.shards:
+            assert shard.documents == len(list(read_shard(prepared.folder / name / shard.name)))
+    assert len(prepared.splits["train"].shards) > 3
+    table = prepare.summary(prepared)
+    assert "train" in table and "bytes/token" in table
+
+
+def test_the_output_depends_on_config_and_files_alone(config: DataConfig, tmp_path: Path) -> None:
+    first = prepare.prepare(config, QUIET).folder
+    again = prepare.prepare(config.model_copy(update={"output": str(tmp_path / "two"), "workers": 2}), QUIET)
+    assert _files(again.folder) == _files(first)
+
+
+def test_a_second_run_does_nothing_and_another_config_is_refused(config: DataConfig, tmp_path: Path) -> None:
+    folder = prepare.prepare(config, QUIET).folder
+    before = _files(folder)
+    os.utime(tmp_path / "a.jsonl", (1, 1))  # As after a fresh clone: other time, same content.
+    said = io.StringIO()
+    assert not prepare.prepare(config, Progress(said)).made_now
+    assert "nothing to do" in said.getvalue()
+    other = config.model_copy(update={"seed": 5})
+    with pytest.raises(UserError, match=r"another config \(seed: 0 there, 5 now\).*overwrite=true"):
+        prepare.prepare(other, QUIET)
+    assert _files(folder) == before
+    replaced = prepare.prepare(other.model_copy(update={"overwrite": True}), QUIET)
+    assert replaced.made_now and _texts(folder) != {} and _files(folder) != before
+    (tmp_path / "a.jsonl").open("a").write('{"text": "one more"}\n')
+    with pytest.raises(UserError, match=r"other files \(.*a\.jsonl"):
+        prepare.prepare(other, QUIET)
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_added_data_moves_no_document(config: DataConfig, tmp_path: Path) -> None:
+    before = _texts(prepare.prepare(config, QUIET).folder)
+    _write(tmp_path / "c.jsonl", _poems(80, "gamma"))
+    more = {**config.model_dump(), "output": str(tmp_path / "more")}
+    more["sources"] = {"c": {"files": [str(tmp_path / "c.jsonl")]}, **more["sources"]}
+    after = _texts(prepare.prepare(DataConfig.model_validate(more), QUIET).folder)
+    for place, texts in before.items():
+        assert after[place] == texts  # Nor does it change the order of the others.
+
+
+def test_foreign_folders_and_two_at_once_are_refused(config: DataConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with output.locked(folder), pytest.raises(UserError, match="another preparation into it is running"):
+        prepare.prepare(config, QUIET)
+    folder.mkdir()
+    (folder / "thesis.doc").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="is not a prepared dataset"):
+            prepare.prepare(config.model_copy(update={"overwrite": overwrite}), QUIET)
+    assert _files(folder).keys() == {"thesis.doc"}
+    (folder / "thesis.doc").unlink()
+    assert prepare.prepare(config, QUIET).made_now  # An empty folder is nobody's.
+
+
+def test_killed_at_any_moment_leaves_nothing_half_made(config: DataConfig, tmp_path: Path) -> None:
+    path = tmp_path / "data.yaml"
+    path.write_text(json.dumps({**config.model_dump(mode="json"), "workers": 1}))
+    command = [sys.executable, "-m", "data_tools.prepare", str(path)]
+    moments = ((".out.partial/work", signal.SIGKILL), (".out.partial/tokenizer", signal.SIGINT))
+    for appeared, how in (*moments, (".out.partial/train/*.arrow", signal.SIGKILL)):
+        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=-3, stderr=-3)
+        while process.poll() is None and not glob.glob(str(tmp_path / appeared)):
+            time.sleep(0.002)
+        process.send_signal(how)
+        assert process.wait(30) in (-how, 130)
+        assert not (tmp_path / "out").exists()
+    finished = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    reference = prepare.prepare(config.model_copy(update={"output": str(tmp_path / "reference")}), QUIET)
+    assert _files(tmp_path / "out") == _files(reference.folder)
+    assert not [name for name in os.listdir(tmp_path) if name.endswith((".partial", ".lock", ".old"))]
+
+
+@pytest.mark.parametrize(
+    ("content", "change", "message"),
+    [
+        (None, {}, "no such file"),
+        (b"", {}, "every file is empty"),
+        (b"\n \n", {}, "no document is left"),
+        (b'{"body": "x"}\n', {}, r"no document is left \(no_text 1, read 1\); check its files, text_column"),
+        (b'{"text": "\xff\xff"}\n', {"clean": {"invalid_utf8": "skip"}}, "invalid_utf8_skipped 1"),
+        (b'{"text": "little"}\n', {"split": {"validation": 0, "test": 0}}, "tokenizer.vocab_size"),
+        (
+            b'{"text": "little"}\n',
+            {"tokenizer": {"model": "/nowhere"}},
+            "tokenizer.model: /nowhere: cannot be read",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(
+    tmp_path: Path, content: bytes | None, change: dict, message: str, capsys: pytest.CaptureFixture
+) -> None:
+    if content is not None:
+        (tmp_path / "x.jsonl").write_bytes(content)
+    tree = {
+        "output": str(tmp_path / "out"),
+        "workers": 1,
+        "sources": {"x": {"files": [str(tmp_path / "x.jsonl")]}},
+    }
+    path = tmp_path / "data.yaml"
+    path.write_text(json.dumps({**tree, **change}))
+    assert prepare.main([str(path)]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert re.search(message, last), last
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_existing_tokenizer_is_used(config: DataConfig, tmp_path: Path) -> None:
+    first = prepare.prepare(config, QUIET)
+    model = str(first.folder / "tokenizer" / "tokenizer.model")
+    other = {**config.model_dump(), "output": str(tmp_path / "two"), "tokenizer": {"model": model}}
+    second = prepare.prepare(DataConfig.model_validate(other), QUIET)
+    assert {n: m.fingerprint for n, m in second.splits.items()} == {
+        n: m.fingerprint for n, m in first.splits.items()
+    }

@@ -1,0 +1,39 @@
+"""Duplicates, splits and the shuffle: functions of the texts, not of their order."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_tools.config import Split
+from data_tools.selection import first_of_each, shuffled, split_of
+
+
+def _keys(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 2**64, (count, 2), dtype=np.uint64)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), max_size=40))
+def test_the_first_of_each_is_kept(pairs: list[tuple[int, int]]) -> None:
+    kept = first_of_each(np.array(pairs, np.uint64).reshape(-1, 2))
+    assert kept.tolist() == [pair not in pairs[:at] for at, pair in enumerate(pairs)]
+
+
+def test_splits_have_their_shares_and_added_data_moves_nothing() -> None:
+    keys, split = _keys(50_000), Split(validation=0.04, test=0.1)
+    which = split_of(keys, split)
+    shares = np.bincount(which, minlength=3) / len(keys)
+    # Five standard deviations of a binomial share.
+    assert np.abs(shares - [0.86, 0.04, 0.1]).max() < 5 * np.sqrt(0.25 / len(keys))
+    assert np.array_equal(split_of(np.concatenate([_keys(100, 1), keys[::-1]]), split)[100:], which[::-1])
+    # A larger validation split takes from the others; it gives nothing back.
+    assert (split_of(keys, Split(validation=0.05, test=0.1))[which == 1] == 1).all()
+    assert (split_of(keys, Split(validation=0, test=0)) == 0).all()
+
+
+def test_the_shuffle_depends_on_texts_and_seed_alone() -> None:
+    keys = _keys(1000)
+    order = shuffled(keys, 0)
+    assert sorted(order.tolist()) == list(range(1000))
+    turned = keys[::-1]
+    assert np.array_equal(turned[shuffled(turned, 0)], keys[order])
+    assert not np.array_equal(shuffled(keys, 1), order)
