@@ -6,18 +6,29 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from megatrain.data.dataset import TokenDataset
 from megatrain.data.order import SampleOrder
 from megatrain.errors import require
 
 PADDING = -1
 Ints = npt.NDArray[np.int64]
+
+
+class Windows(Protocol):
+    """What is read from: a TokenDataset, or several under one roof."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def eos_id(self) -> int: ...
+    def windows(self, source: str, sequence_length: int) -> int: ...
+    def read(self, source: str, window_ids: Ints, sequence_length: int, out: npt.NDArray[Any]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,7 @@ class Loader:
 
     def __init__(
         self,
-        dataset: TokenDataset,
+        dataset: Windows,
         order: SampleOrder,
         *,
         global_batch: int,
@@ -166,7 +177,7 @@ class Loader:
 
 
 def sequential_batches(
-    dataset: TokenDataset,
+    dataset: Windows,
     source: str,
     *,
     sequence_length: int,
