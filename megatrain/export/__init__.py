@@ -1,1 +1,1 @@
-"""Trained models out of the house: Hugging Face folders, checked against the model they came from, and generated text."""
+"""Trained models out of the house: Hugging Face folders, checked against their origin, and generated text."""

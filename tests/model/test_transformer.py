@@ -87,7 +87,7 @@ def peer(model: Transformer) -> LlamaForCausalLM:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_those_of_transformers(name: str) -> None:
-    """1e-5: some ten roundings of fp32 on logits of size 10; a wrong rotation or mask differs by more than 1."""
+    """1e-5: some ten roundings of fp32 on logits of size 10; a wrong rotation differs by more than 1."""
     model = built(MODELS[name])
     tokens = rows(sequence=100).tokens  # beyond the 32 positions that the scaled RoPE calls original
     positions = torch.arange(100).expand(2, 100)

@@ -1,0 +1,116 @@
+"""What a user means by a folder: a run (its newest whole checkpoint), a checkpoint, an export."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from megatrain.checkpoint.manifest import MANIFEST
+from megatrain.checkpoint.read import Checkpoint, committed
+from megatrain.config import Config, load_config
+from megatrain.data.dataset import TokenDataset
+from megatrain.data.tokenizer import Tokenizer
+from megatrain.errors import FailedWork, UserError, require
+from megatrain.export.card import RunFacts
+from megatrain.export.load import require_belongs
+from megatrain.state import RunFolder
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where weights and their tokenizer lie."""
+
+    kind: Literal["checkpoint", "export"]
+    folder: Path
+    tokenizer_folder: Path
+    config: Config | None
+    """The run's; None for an export, or for a checkpoint that was moved out of its run."""
+    damaged: tuple[str, ...] = ()
+    """Newer checkpoints of the run that were passed over: "step-00000200: what"."""
+
+    @property
+    def facts(self) -> RunFacts:
+        """What an export tells of the run. Raises UserError where the run's config is not beside it."""
+        require(
+            self.config is not None,
+            f"{self.folder}: the run's config.yaml is not beside it; put it back in RUN/checkpoints",
+        )
+        assert self.config is not None
+        run = RunFolder(self.folder.parent.parent)
+        text = run.config.read_text(encoding="utf-8")
+        return RunFacts(self.config.run.name, self.config.data.sequence_length, text)
+
+
+def find_source(where: Path, tokenizer_folder: Path | None = None) -> Source:
+    """Look at a run folder, a checkpoint folder, or an export.
+
+    Raises UserError where it is none of them or its tokenizer is not found or is another one; FailedWork
+    where a run has checkpoints but none is whole.
+    """
+    require(where.is_dir(), f"{where}: no such folder; name a run, a checkpoint or an export")
+    if (where / "config.json").is_file():
+        return Source("export", where, tokenizer_folder or where, None)
+    if (where / MANIFEST).is_file():
+        return _of_checkpoint(where.resolve(), tokenizer_folder, ())
+    checkpoints = RunFolder(where).checkpoints
+    damaged: list[str] = []
+    for folder in committed(checkpoints):
+        what = _damage(folder)
+        if what is None:
+            return _of_checkpoint(folder.resolve(), tokenizer_folder, tuple(damaged))
+        damaged.append(f"{folder.name}: {what}")
+    if damaged:
+        raise FailedWork(f"{checkpoints}: no checkpoint is whole ({' | '.join(damaged)})")
+    raise UserError(
+        f"{where}: neither an export (config.json), nor a checkpoint ({MANIFEST}), nor a run with a "
+        "committed checkpoint (checkpoints/step-*)"
+    )
+
+
+def sample_texts(config: Config, tokenizer: Tokenizer, *, per_source: int = 4) -> list[str]:
+    """Real text of the run's data, for checks of an export; none where the data are not there any more."""
+    texts = []
+    for path in dict.fromkeys(source.path for source in config.data.sources):
+        splits = [Path(path) / name for name in ("validation", "train")]
+        for split in [split for split in splits if split.is_dir()][:1]:
+            texts += _texts_of(TokenDataset.open(split), tokenizer, config.data.sequence_length, per_source)
+    return texts
+
+
+def _texts_of(dataset: TokenDataset, tokenizer: Tokenizer, length: int, per_source: int) -> list[str]:
+    """Evenly spaced windows of each source, decoded."""
+    texts = []
+    for source in dataset.sources:
+        windows = dataset.windows(source, length)
+        chosen = np.unique(np.linspace(0, windows - 1, min(windows, per_source)).astype(np.int64))
+        ids = np.empty((len(chosen), length + 1), np.int64)
+        dataset.read(source, chosen, length, ids)
+        texts += [tokenizer.decode(row) for row in ids]
+    return texts
+
+
+def _of_checkpoint(folder: Path, tokenizer_folder: Path | None, damaged: tuple[str, ...]) -> Source:
+    run = RunFolder(folder.parent.parent)
+    config = load_config(run.config) if run.config.is_file() else None
+    home = tokenizer_folder or _tokenizer_folder(folder, config)
+    require_belongs(Tokenizer.load(home), home, Checkpoint(folder))
+    return Source("checkpoint", folder, home, config, damaged)
+
+
+def _tokenizer_folder(folder: Path, config: Config | None) -> Path:
+    """Where the run's config says that its tokenizer lies; relative paths count from the current folder."""
+    require(config is not None, f"{folder}: no config.yaml says where its tokenizer is; name its folder")
+    assert config is not None
+    paths = [config.tokenizer.folder] if config.tokenizer.folder else [s.path for s in config.data.sources]
+    require(paths, f"{folder}: its config names no tokenizer.folder and no data.sources; name the folder")
+    return Path(paths[0])
+
+
+def _damage(folder: Path) -> str | None:
+    try:
+        return "; ".join(Checkpoint(folder).damaged()[:3]) or None
+    except FailedWork as error:
+        return str(error)

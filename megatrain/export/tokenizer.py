@@ -1,0 +1,148 @@
+"""A sentencepiece BPE tokenizer as Hugging Face files that encode the same ids."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from megatrain.checkpoint.storage import replacing
+from megatrain.data.tokenizer import INFO_FILE, MODEL_FILE, find_tokenizer
+from megatrain.errors import require
+from megatrain.export import extra
+
+SPACE = "▁"  # how sentencepiece writes a space
+# Of sentencepiece_model.proto.
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
+BPE = 2
+
+
+def write_tokenizer(tokenizer_folder: Path, out: Path, *, max_length: int) -> None:
+    """Write tokenizer.json and its companions into `out`, and copy the sentencepiece model beside them.
+
+    transformers' own conversion is not used: it drops leading spaces and the model file that others read.
+    Raises UserError for a model that is not BPE.
+    """
+    home = find_tokenizer(tokenizer_folder)
+    require(home is not None, f"{tokenizer_folder}: no tokenizer there")
+    assert home is not None
+    proto = parse_model((home / MODEL_FILE).read_bytes(), home / MODEL_FILE)
+    for name in (MODEL_FILE, INFO_FILE):
+        shutil.copyfile(home / name, out / name)
+    write_text(out / "tokenizer.json", fast_tokenizer(proto).to_str(pretty=True))
+    write_json(out / "tokenizer_config.json", _config(proto, max_length))
+    write_json(out / "special_tokens_map.json", _special_tokens(proto))
+
+
+def parse_model(content: bytes, where: Path) -> Any:
+    """The sentencepiece model's own description. Raises UserError where it is not a BPE model."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString(content)
+    kind = proto.trainer_spec.ModelType.Name(proto.trainer_spec.model_type)
+    require(
+        proto.trainer_spec.model_type == BPE,
+        f"{where}: a sentencepiece model of type {kind}; only BPE can be exported, because Hugging Face's "
+        f"{kind} does not encode alike",
+    )
+    return proto
+
+
+def fast_tokenizer(proto: Any) -> Any:
+    """The model as a `tokenizers.Tokenizer`."""
+    t = extra.tokenizers()
+    pieces = list(proto.pieces)
+    out = t.Tokenizer(
+        t.models.BPE(
+            vocab={piece.piece: id_ for id_, piece in enumerate(pieces)},
+            merges=_merges(pieces),
+            unk_token=proto.trainer_spec.unk_piece,
+            fuse_unk=True,
+            byte_fallback=proto.trainer_spec.byte_fallback,
+        )
+    )
+    # No pre-tokenizer: Hugging Face's Metaspace does not prepend to a text that begins with a space.
+    out.normalizer = t.normalizers.Sequence(_normalizers(t, proto.normalizer_spec))
+    decoders = [t.decoders.Replace(SPACE, " "), t.decoders.ByteFallback(), t.decoders.Fuse()]
+    if proto.normalizer_spec.add_dummy_prefix:
+        decoders.append(t.decoders.Strip(" ", 1, 0))
+    out.decoder = t.decoders.Sequence(decoders)
+    for id_, piece in _added(proto).items():
+        token = t.AddedToken(piece.piece, normalized=False, special=piece.type != USER_DEFINED)
+        _ = out.add_special_tokens([token]) if token.special else out.add_tokens([token])
+        assert out.token_to_id(piece.piece) == id_, piece.piece
+    out.encode_special_tokens = True
+    return out
+
+
+def write_json(path: Path, tree: dict[str, Any]) -> None:
+    write_text(path, json.dumps(tree, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def _merges(pieces: list[Any]) -> list[tuple[str, str]]:
+    """Every way in which two normal pieces make a third, the best third first; of one piece, as listed."""
+    ids = {piece.piece: id_ for id_, piece in enumerate(pieces) if piece.type == NORMAL}
+    found = []
+    for whole, id_ in ids.items():
+        for cut in range(1, len(whole)):
+            left, right = whole[:cut], whole[cut:]
+            if left in ids and right in ids:
+                found.append((-pieces[id_].score, id_, cut, left, right))
+    return [(left, right) for _, _, _, left, right in sorted(found)]
+
+
+def _normalizers(t: Any, spec: Any) -> list[Any]:
+    n, out = t.normalizers, []
+    if spec.precompiled_charsmap:
+        out.append(n.Precompiled(spec.precompiled_charsmap))
+    if spec.remove_extra_whitespaces:
+        out += [n.Replace(t.Regex("^ +| +$"), ""), n.Replace(t.Regex(" {2,}"), " ")]
+    if spec.add_dummy_prefix:
+        out.append(n.Prepend(SPACE))
+    return [*out, n.Replace(" ", SPACE)]
+
+
+def _added(proto: Any) -> dict[int, Any]:
+    """The pieces that are cut out of the text before it is merged.
+
+    A user-defined piece of one character is none of them: no merge takes it, so it stays by itself.
+    """
+    return {
+        id_: piece
+        for id_, piece in enumerate(proto.pieces)
+        if piece.type in (UNKNOWN, CONTROL) or (piece.type == USER_DEFINED and len(piece.piece) > 1)
+    }
+
+
+def _special_tokens(proto: Any) -> dict[str, str]:
+    spec = proto.trainer_spec
+    named = {"bos": spec.bos_id, "eos": spec.eos_id, "unk": spec.unk_id, "pad": spec.pad_id}
+    return {f"{name}_token": proto.pieces[id_].piece for name, id_ in named.items() if id_ >= 0}
+
+
+def _config(proto: Any, max_length: int) -> dict[str, Any]:
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+    return {
+        # The one class that transformers 4 and 5 both take as it stands in tokenizer.json.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **_special_tokens(proto),
+        # Training documents begin with no BOS.
+        "add_bos_token": False,
+        "add_eos_token": False,
+        "add_prefix_space": proto.normalizer_spec.add_dummy_prefix,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": max_length,
+        # A text that contains `</s>` is text, as it was in training.
+        "split_special_tokens": True,
+        "added_tokens_decoder": {
+            str(id_): {"content": piece.piece, "special": piece.type != USER_DEFINED, **flags}
+            for id_, piece in _added(proto).items()
+        },
+    }
