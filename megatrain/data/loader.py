@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,8 @@ class Windows(Protocol):
     def folder(self) -> Path: ...
     @property
     def eos_id(self) -> int: ...
-    def windows(self, source: str, sequence_length: int) -> int: ...
-    def read(self, source: str, window_ids: Ints, sequence_length: int, out: npt.NDArray[Any]) -> None: ...
+    def windows(self, source: str, sequence_length: int, /) -> int: ...
+    def read(self, source: str, window_ids: Ints, sequence_length: int, out: Ints, /) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def sequential_batches(
     for at in range(0, len(rows), micro_batch):
         mine = rows[at : at + micro_batch]
         real = mine != PADDING
-        windows: npt.NDArray[Any] = np.full((micro_batch, sequence_length + 1), dataset.eos_id, np.int64)
+        windows = np.full((micro_batch, sequence_length + 1), dataset.eos_id, np.int64)
         found = np.empty((int(real.sum()), sequence_length + 1), np.int64)
         dataset.read(source, chosen[mine[real]], sequence_length, found)
         windows[real] = found
