@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -13,6 +14,25 @@ from pydantic import BaseModel, ValidationError
 from megatrain.config.rules import check_rules
 from megatrain.config.tree import FORMAT_VERSION, Config
 from megatrain.errors import UserError, require
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that reads `5e8` as a number wherever it stands, and refuses a key that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                problem = f"the key {key.value} stands here a second time"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 wants a dot and a sign in such numbers.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
@@ -36,7 +56,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
 def parse_config(text: str, overrides: Sequence[str] = (), *, where: str = "config") -> Config:
     """Like `load_config`, from text."""
     try:
-        tree = yaml.safe_load(text) or {}
+        tree = yaml.load(text, _Loader) or {}
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
@@ -77,7 +97,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     )
     *sections, key = path.lstrip("-").split(".")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)
     except yaml.YAMLError:
         value = text
     at = tree
@@ -112,18 +132,19 @@ def _section_at(location: Sequence[str]) -> type[BaseModel] | None:
         if name.isdigit():
             continue
         field = model.model_fields.get(name)
-        inner = _model_in(field.annotation) if field is not None else None
+        inner = model_in(field.annotation) if field is not None else None
         if inner is None:
             return None
         model = inner
     return model
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def model_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a key's type holds, also within a tuple or an optional."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for inner in get_args(annotation):
-        found = _model_in(inner)
+        found = model_in(inner)
         if found is not None:
             return found
     return None
@@ -138,7 +159,7 @@ def _paths_named(key: str, section: type[BaseModel] = Config, prefix: str = "") 
     """Full paths of a key that stands in another section."""
     paths = []
     for name, field in section.model_fields.items():
-        inner = _model_in(field.annotation)
+        inner = model_in(field.annotation)
         if name == key:
             paths.append(prefix + name)
         if inner is not None:

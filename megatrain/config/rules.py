@@ -96,6 +96,12 @@ def _check_model(config: Config) -> None:
         f"model.heads ({model.heads}) must be a multiple of model.kv_heads ({model.kv_heads})",
     )
     require(model.head_dim % 2 == 0, f"model.head_dim ({model.head_dim}) must be even: RoPE turns pairs")
+    scaling = model.rope.llama3
+    require(
+        scaling is None or scaling.low_freq_factor < scaling.high_freq_factor,
+        f"model.rope.llama3.low_freq_factor ({scaling and scaling.low_freq_factor}) must be below "
+        f"high_freq_factor ({scaling and scaling.high_freq_factor})",
+    )
     for key, value in (
         ("model.heads", model.heads),
         ("model.kv_heads", model.kv_heads),

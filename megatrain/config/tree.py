@@ -21,6 +21,11 @@ def _number(value: object) -> object:
     return value
 
 
+def _switch(value: object) -> object:
+    """YAML 1.1 reads a bare `off` as false."""
+    return "off" if value is False else value
+
+
 Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 PositiveReal = Annotated[Real, Field(gt=0)]
 Whole = Annotated[int, BeforeValidator(_number)]
@@ -37,23 +42,31 @@ class Section(BaseModel):
 
 class RunConfig(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
+    """For people: what the run is called at wandb and in the queue."""
     folder: str = "runs/run"
     """Everything the run writes lies here. The same folder means: go on with this run."""
     seed: Count = 1234
+    """Initial weights and the order of samples follow from it."""
 
 
 class Llama3Scaling(Section):
     """RoPE scaling of Llama 3.1 (arXiv 2407.21783; the published reference code's default values)."""
 
     factor: PositiveReal = 8.0
+    """Long wavelengths are stretched by this."""
     low_freq_factor: PositiveReal = 1.0
+    """Wavelengths above original_sequence_length / this are stretched in full."""
     high_freq_factor: PositiveReal = 4.0
+    """Wavelengths below original_sequence_length / this stay as they are."""
     original_sequence_length: PositiveInt = 8192
+    """Of the training before the stretching."""
 
 
 class RopeConfig(Section):
     theta: PositiveReal = 10000.0
+    """Base of the wavelengths."""
     llama3: Llama3Scaling | None = None
+    """Scaling of Llama 3.1 and later; null: none."""
 
 
 class ModelConfig(Section):
@@ -63,16 +76,21 @@ class ModelConfig(Section):
     vocab_size: PositiveInt = 32000
     """Rows of the embedding; at least the tokenizer's, a multiple of parallel.tensor."""
     dim: PositiveInt = 768
+    """Width of the residual stream."""
     layers: PositiveInt = 12
     heads: PositiveInt = 12
+    """Heads of queries, a multiple of kv_heads."""
     kv_heads: PositiveInt = 12
     """Heads of keys and values: fewer than `heads` is grouped-query attention, 1 is multi-query."""
     head_dim: PositiveInt = 64
+    """Width of one head; heads * head_dim need not be dim."""
     ffn_dim: PositiveInt = 2048
     """Width of the SwiGLU feed-forward network."""
     norm_eps: PositiveReal = 1e-5
+    """Added to the mean square in RMSNorm."""
     rope: RopeConfig = RopeConfig()
     tied_embeddings: bool = False
+    """The output head is the embedding."""
     init_std: PositiveReal = 0.02
     """Standard deviation of the initial weights; what writes into the residual stream: / sqrt(2 * layers)."""
 
@@ -93,7 +111,9 @@ class SourceConfig(Section):
 
 class DataConfig(Section):
     sources: tuple[SourceConfig, ...] = ()
+    """What is trained on, and in which proportions."""
     sequence_length: PositiveInt = 1024
+    """Tokens of one sample."""
     document_mask: bool = True
     """Attention and positions stay within a document; the label across its end is not counted."""
     prefetch: Annotated[Whole, Field(ge=1, le=64)] = 2
@@ -108,7 +128,7 @@ class ParallelConfig(Section):
     tensor: PositiveInt = 1
     """Ranks that share each layer; adjacent ranks, so keep it within a node."""
     zero: Annotated[Whole, Field(ge=0, le=3)] = 1
-    """ZeRO stage: 1 shards the optimizer's state, 2 also gradients, 3 also parameters."""
+    """ZeRO stage: 1 shards the optimizer's state, 2 also gradients, 3 also parameters; 0 is refused."""
 
 
 class PrecisionConfig(Section):
@@ -131,17 +151,20 @@ class OptimizerConfig(Section):
 
 class ScheduleConfig(Section):
     kind: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
+    """After the warm-up; `wsd` stays at the peak and decays at the end."""
     learning_rate: PositiveReal = 3e-4
     """Peak."""
     final_fraction: Fraction = 0.1
     """The schedule ends at this fraction of the peak."""
     warmup_steps: Count = 100
+    """The learning rate rises linearly over these."""
     decay_steps: PositiveInt | None = None
     """Length of the final decay of `wsd` (default: a tenth of train.steps). The others decay all the way."""
 
 
 class TrainConfig(Section):
     steps: PositiveInt = 1000
+    """Optimizer steps of the run, skipped ones included."""
     global_batch: PositiveInt = 64
     """Samples that one optimizer step sees, over all ranks."""
     micro_batch: PositiveInt = 4
@@ -180,11 +203,13 @@ class ResilienceConfig(Section):
     max_skipped_in_row: PositiveInt = 10
     """So many steps in a row without a finite loss or gradient end the run."""
     collective_timeout_s: PositiveInt = 1800
+    """A collective that takes longer ends the rank."""
 
 
 class ObserveConfig(Section):
     print_every: PositiveInt = 1
-    wandb: Literal["off", "offline", "online", "auto"] = "auto"
+    """Steps between lines on the terminal; metrics.jsonl has every step."""
+    wandb: Annotated[Literal["off", "offline", "online", "auto"], BeforeValidator(_switch)] = "auto"
     """`auto`: online when an API key is set, else offline files in the run folder."""
     wandb_project: str = "megatrain"
     peak_tflops: PositiveReal | None = None
@@ -193,6 +218,7 @@ class ObserveConfig(Section):
 
 class ClusterConfig(Section):
     launcher: Literal["deepspeed", "torchrun"] = "deepspeed"
+    """Starts the ranks of `megatrain train`."""
     processes: PositiveInt | None = None
     """Ranks on this machine; default: its GPUs, or parallel.tensor where there is none."""
     master_port: Annotated[Whole, Field(ge=1024, le=65535)] | None = None
@@ -201,7 +227,9 @@ class ClusterConfig(Section):
 
 class ExportConfig(Section):
     dtype: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Of the exported weights."""
     shard_gib: PositiveReal = 4.0
+    """Largest size of one safetensors file."""
 
 
 class Config(Section):

@@ -1,0 +1,140 @@
+"""The page docs/configuration.md, made from the tree and its rules."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from megatrain.config import tree
+from megatrain.config.load import model_in
+from megatrain.config.rules import OWNED, PASSED, UNSUPPORTED
+
+HEAD = """\
+# Configuration
+
+Every key, its type, its default and what it means. This page is made from `megatrain/config/tree.py`
+(`python -m megatrain.config.reference > docs/configuration.md`); a test compares them.
+
+A config is a YAML file of the sections below. A section or key that is left out has its default. On the
+command line `section.key=value` overrides a key, e.g. `schedule.learning_rate=1e-4`,
+`model.rope.llama3.factor=32` or `data.sources='[{path: data/web, name: web, weight: 2}]'`. Unknown keys, keys
+that stand twice and values that break a rule are errors before a process starts. The resolved config is
+stored in the run's folder as `config.yaml`.
+"""
+
+
+def reference() -> str:
+    """The whole page."""
+    return "\n".join([HEAD, *_sections(), *_deepspeed()])
+
+
+def keys() -> list[str]:
+    """All keys of the tree, dotted; those of a source stand under `data.sources`."""
+    return [path for path, *_ in _rows(tree.Config, "")]
+
+
+def _sections() -> Iterator[str]:
+    yield "| key | type | default | meaning |\n|---|---|---|---|\n| `version` | 1 | 1 | Of this format. |\n"
+    for name, field in tree.Config.model_fields.items():
+        section = model_in(field.annotation)
+        if section is None:
+            continue
+        about = inspect.cleandoc(section.__doc__ or "") if section.__doc__ != tree.Section.__doc__ else ""
+        yield f"## {name}\n" + (f"\n{about}\n" if about else "")
+        yield "| key | type | default | meaning |\n|---|---|---|---|"
+        for path, kind, default, meaning in _rows(section, f"{name}."):
+            yield f"| `{path}` | {kind} | {default} | {meaning} |"
+        yield ""
+
+
+def _rows(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, str]]:
+    """Path, type, default and meaning of each key, depth first."""
+    meanings = _docstrings()[section.__name__]
+    for name, field in section.model_fields.items():
+        inner = model_in(field.annotation)
+        if inner is None or field.default is None or field.default == ():
+            default = "required" if field.default is PydanticUndefined else _value(field.default)
+            if field.default_factory is not None:
+                default = "empty"
+            kind = _bounded(_kind(field.annotation), field.metadata)
+            yield prefix + name, kind, default, meanings.get(name, "")
+        if inner is not None:
+            yield from _rows(inner, f"{prefix}{name}.")
+
+
+def _docstrings() -> dict[str, dict[str, str]]:
+    """Section → key → the string below the key."""
+    found: dict[str, dict[str, str]] = {}
+    for node in ast.parse(inspect.getsource(tree)).body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        texts = found.setdefault(node.name, {})
+        for key, below in zip(node.body, node.body[1:], strict=False):
+            match key, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    texts[name] = " ".join(text.split())
+    return found
+
+
+def _kind(annotation: Any) -> str:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in inner)
+    if origin is Annotated:
+        return _bounded(_kind(inner[0]), inner[1:])
+    if origin is tuple:
+        return "list of sections" if model_in(inner[0]) else f"list of {_kind(inner[0])}"
+    if origin is dict:
+        return "section"
+    if inner:  # a union
+        return " or ".join(_kind(part) for part in inner)
+    names = {float: "number", int: "whole number", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(annotation, "section")
+
+
+def _bounded(kind: str, metadata: Iterable[object]) -> str:
+    """With the limits that an annotation states, e.g. `number > 0`."""
+    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+    parts = [part for item in metadata for part in getattr(item, "metadata", [item])]
+    limits = [
+        f" {sign} {getattr(part, name)}"
+        for part in parts
+        for name, sign in signs.items()
+        if getattr(part, name, None) is not None
+    ]
+    return kind + " and".join(limits)
+
+
+def _value(value: object) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return f"[{', '.join(map(str, value))}]"
+        case _:
+            return f"{value}"
+
+
+def _deepspeed() -> Iterator[str]:
+    yield "## deepspeed\n\n" + _docstrings()["Config"]["deepspeed"] + " Passed on:\n"
+    for name, inner in PASSED.items():
+        yield f"- `deepspeed.{name}`" + (
+            f": {', '.join(f'`{key}`' for key in sorted(inner))}" if inner else ""
+        )
+    yield "\nOwned by megatrain, and refused here:\n\n| DeepSpeed's key | set instead |\n|---|---|"
+    yield from (f"| `{key}` | {ours} |" for key, ours in OWNED.items())
+    yield "\nNot supported, and refused:\n\n| DeepSpeed's key | why |\n|---|---|"
+    yield from (f"| `{key}` | {why} |" for key, why in UNSUPPORTED.items())
+    yield ""
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())

@@ -1,0 +1,110 @@
+"""Every rule that ties keys together speaks, with the key, the value and the mend."""
+
+import pytest
+
+from megatrain.config import parse_config
+from megatrain.config.rules import OWNED, PASSED, UNSUPPORTED
+from megatrain.errors import UserError
+
+
+def error_of(*overrides: str) -> str:
+    with pytest.raises(UserError) as error:
+        parse_config("", overrides)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (("model.heads=12", "model.kv_heads=5"), ("model.heads (12)", "multiple of model.kv_heads (5)")),
+        (("model.head_dim=63",), ("model.head_dim (63)", "even")),
+        (
+            ("model.rope.llama3.low_freq_factor=4",),
+            ("model.rope.llama3.low_freq_factor (4.0)", "below high_freq_factor (4.0)"),
+        ),
+        (
+            ("parallel.tensor=5", "model.heads=12"),
+            ("model.heads (12)", "parallel.tensor (5)", "lower parallel.tensor"),
+        ),
+        (
+            ("parallel.tensor=4", "model.heads=12", "model.kv_heads=2"),
+            ("model.kv_heads (2)", "parallel.tensor (4)", "lower parallel.tensor"),
+        ),
+        (
+            ("parallel.tensor=4", "model.ffn_dim=2050"),
+            ("model.ffn_dim (2050)", "parallel.tensor (4)", "pad it to 2052"),
+        ),
+        (
+            ("parallel.tensor=4", "model.vocab_size=50257"),
+            ("model.vocab_size (50257)", "parallel.tensor (4)", "pad it to 50260"),
+        ),
+        (("parallel.zero=0",), ("parallel.zero (0)", "1, 2 or 3")),
+        (
+            ("train.micro_batch=8", "train.global_batch=4"),
+            ("train.micro_batch (8)", "train.global_batch (4)"),
+        ),
+        (
+            ("schedule.warmup_steps=50", "train.steps=50"),
+            ("schedule.warmup_steps (50)", "train.steps (50)"),
+        ),
+        (("schedule.decay_steps=5",), ("schedule.decay_steps", "kind=wsd", "cosine")),
+        (
+            ("schedule.kind=wsd", "schedule.warmup_steps=10", "schedule.decay_steps=95", "train.steps=100"),
+            ("schedule.warmup_steps (10)", "schedule.decay_steps (95)", "train.steps (100)"),
+        ),
+        (
+            ("precision.dtype=fp32", "precision.accumulation=bf16"),
+            ("precision.accumulation (bf16)", "precision.dtype=bf16"),
+        ),
+        (
+            ("parallel.zero=3", "train.compile=block"),
+            ("train.compile (block)", "parallel.zero=3", "train.compile=engine"),
+        ),
+        (
+            ("data.sources=[{path: a, name: x, weight: 1}, {path: b}]",),
+            ("data.sources", "every source has a weight or none"),
+        ),
+        (("data.sources=[{path: a, weight: 1}]",), ("data.sources: a has a weight (1.0)", "name")),
+        (("data.sources=[{path: a}, {path: a}]",), ("data.sources", "named twice")),
+        (
+            ("deepspeed.zero_optimisation.overlap_comm=true",),
+            ("deepspeed.zero_optimisation", "passes:", "zero_optimization"),
+        ),
+        (
+            ("deepspeed.zero_optimization.overlap_com=true",),
+            ("deepspeed.zero_optimization.overlap_com", "zero_optimization.overlap_comm"),
+        ),
+        (("deepspeed.zero_optimization=3",), ("deepspeed.zero_optimization must be a section, not 3",)),
+    ],
+)
+def test_rules(overrides: tuple[str, ...], parts: tuple[str, ...]) -> None:
+    message = error_of(*overrides)
+    assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize("key", OWNED)
+def test_deepspeed_keys_that_megatrain_owns_name_ours(key: str) -> None:
+    assert f"deepspeed.{key} is owned by megatrain: set {OWNED[key]} instead" in error_of(
+        f"deepspeed.{key}=1"
+    )
+
+
+@pytest.mark.parametrize("key", UNSUPPORTED)
+def test_unsupported_deepspeed_keys_say_why(key: str) -> None:
+    assert f"deepspeed.{key} is not supported: {UNSUPPORTED[key]}" in error_of(f"deepspeed.{key}=1")
+
+
+def test_other_deepspeed_settings_pass_through() -> None:
+    overrides = [
+        f"deepspeed.{name}.{key}=1" if inner else f"deepspeed.{name}=1"
+        for name, inner in PASSED.items()
+        for key in sorted(inner or {""})
+    ]
+    raw = parse_config("", overrides).deepspeed
+    assert set(raw) == set(PASSED)
+    assert set(raw["zero_optimization"]) == PASSED["zero_optimization"]
+
+
+def test_no_deepspeed_key_is_in_two_lists() -> None:
+    passed = {f"{name}.{key}" if inner else name for name, inner in PASSED.items() for key in (inner or {""})}
+    assert not passed & set(OWNED) and not passed & set(UNSUPPORTED) and not set(OWNED) & set(UNSUPPORTED)
