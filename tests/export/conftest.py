@@ -3,13 +3,24 @@
 import gzip
 import io
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sentencepiece
+import torch
 
+from megatrain.checkpoint.boxes import Box
+from megatrain.checkpoint.manifest import Manifest, StoredBox, StoredTensor, box_key, write_manifest
+from megatrain.checkpoint.storage import Entry, write_safetensors
+from megatrain.config import Config, ModelConfig, to_yaml
 from megatrain.data.tokenizer import Tokenizer, save_tokenizer
+from megatrain.export.card import RunFacts
+from megatrain.export.hf import ExportResult, export_hf
+from megatrain.export.names import logical_shapes
+from megatrain.state import RunState
 
 CORPUS = Path(__file__).resolve().parents[2] / "data_tools" / "corpus"
 
@@ -57,3 +68,107 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tokenizer(tokenizer_folder: Path) -> Tokenizer:
     return Tokenizer.load(tokenizer_folder)
+
+
+def tiny_model(tokenizer: Tokenizer, **changes: Any) -> ModelConfig:
+    """A model for that tokenizer, with some rows of padding."""
+    shape = {
+        "dim": 32,
+        "layers": 2,
+        "heads": 4,
+        "kv_heads": 2,
+        "head_dim": 12,
+        "ffn_dim": 48,
+        "init_std": 0.1,
+    }
+    return ModelConfig(**({"vocab_size": tokenizer.vocab_size + 24} | shape | changes))
+
+
+def write_checkpoint(
+    folder: Path,
+    model: ModelConfig,
+    tokenizer: str,
+    spoil: Callable[[str, torch.Tensor], object] | None = None,
+) -> Path:
+    """A checkpoint of random weights, matrices cut into two boxes in two files, with moments beside them."""
+    folder.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(1)
+    boxes: list[list[tuple[str, Box, torch.Tensor]]] = [[], []]
+    tensors = {}
+    for name, shape in logical_shapes(model).items():
+        for kind in ("weights", "exp_avg"):
+            value = torch.randn(shape, generator=generator) * 0.1 + (1 if len(shape) == 1 else 0)
+            if spoil is not None and kind == "weights":
+                spoil(name, value)
+            cut = shape[0] // 3
+            parts = [Box((0,) * len(shape), (cut, *shape[1:]))]
+            parts += [Box((cut, *(0,) * (len(shape) - 1)), (shape[0] - cut, *shape[1:]))]
+            for file, box in enumerate(parts):
+                boxes[file].append((f"{kind}/{name}", box, value[box.within(Box((0,) * len(shape), shape))]))
+            stored = tuple(StoredBox(box, file) for file, box in enumerate(parts))
+            tensors[f"{kind}/{name}"] = StoredTensor(shape, "F32", stored)
+    files = tuple(
+        write_safetensors(
+            folder / f"attempt-00001-rank-{rank:05d}.safetensors",
+            [Entry(box_key(name, box), torch.float32, box.shape) for name, box, _ in held],
+            [value for _, _, value in held],
+        )
+        for rank, held in enumerate(boxes)
+    )
+    state = RunState(seed=1, data_fingerprint="f" * 32, step=int(folder.name[5:]), consumed_tokens=123456)
+    layout = {"tensor": 1, "data": 2, "zero": 1}
+    manifest = Manifest(
+        state,
+        model.model_dump(mode="json"),
+        tokenizer,
+        layout,
+        2.5,
+        "2026-01-01T00:00:00+00:00",
+        files,
+        tensors,
+    )
+    write_manifest(folder, manifest)
+    return folder
+
+
+@dataclass(frozen=True)
+class Run:
+    folder: Path
+    model: ModelConfig
+    tokenizer_folder: Path
+    facts = RunFacts("tiny", 96, "run:\n  name: tiny\n")
+
+    @property
+    def tokenizer_hash(self) -> str:
+        return Tokenizer.load(self.tokenizer_folder).hash
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoints" / "step-00000020"
+
+    def export(self, out: Path, **settings: Any) -> ExportResult:
+        return export_hf(self.checkpoint, self.tokenizer_folder, out, run=self.facts, **settings)
+
+
+def make_run(folder: Path, tokenizer_folder: Path, **changes: Any) -> Run:
+    """A run with its config and one checkpoint."""
+    tokenizer = Tokenizer.load(tokenizer_folder)
+    model = tiny_model(tokenizer, **changes)
+    run = Run(folder, model, tokenizer_folder)
+    write_checkpoint(run.checkpoint, model, tokenizer.hash)
+    config = Config.model_validate(
+        {"model": model, "tokenizer": {"folder": str(tokenizer_folder)}, "data": {"sequence_length": 96}}
+    )
+    (folder / "config.yaml").write_text(to_yaml(config, {"world": 2}), encoding="utf-8")
+    return run
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path) -> Run:
+    return make_run(tmp_path_factory.mktemp("run") / "run", tokenizer_folder)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+    """An export in fp32, verified."""
+    return run.export(tmp_path_factory.mktemp("export") / "hf", dtype="fp32", texts=real_texts(2)).folder

@@ -15,13 +15,6 @@ from megatrain.export.tokenizer import write_tokenizer
 from tests.export.conftest import real_texts, train
 
 
-@pytest.fixture(scope="module")
-def exported(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("exported")
-    write_tokenizer(tokenizer_folder, out, max_length=64)
-    return out
-
-
 def test_hard_random_and_real_texts_encode_alike(exported: Path, tokenizer: Tokenizer) -> None:
     texts = real_texts(12)
     same = verify_tokenizer(exported, tokenizer, texts=[*texts, *"".join(texts).splitlines(True)])
@@ -72,7 +65,7 @@ def test_control_ids_are_special_and_nothing_is_added(exported: Path, tokenizer:
     assert theirs.decode([tokenizer.eos_id], skip_special_tokens=True) == ""
     assert theirs("</s>")["input_ids"] == tokenizer.encode("</s>") != [tokenizer.eos_id]
     assert theirs("</s>", split_special_tokens=False)["input_ids"] == [tokenizer.eos_id]
-    assert len(theirs) == tokenizer.vocab_size and theirs.model_max_length == 64
+    assert len(theirs) == tokenizer.vocab_size and theirs.model_max_length == 96
 
 
 def test_the_sentencepiece_model_is_shipped(exported: Path, tokenizer: Tokenizer) -> None:

@@ -1,0 +1,84 @@
+"""A run, its checkpoint and its export go on from a prompt alike; what is none of them is refused."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from megatrain.data.tokenizer import Tokenizer
+from megatrain.errors import FailedWork, UserError
+from megatrain.export.generate import continuations
+from megatrain.export.load import load_model
+from megatrain.export.source import find_source
+from tests.export.conftest import Run, make_run, train, write_checkpoint
+
+PROMPTS = ["To be, or", "床前明月光，"]
+
+
+def test_run_checkpoint_and_export_say_the_same(run: Run, exported: Path) -> None:
+    texts = continuations(run.folder, PROMPTS, max_new_tokens=20, seed=4)
+    assert len(texts) == 2 and all(texts)
+    assert continuations(run.checkpoint, PROMPTS, max_new_tokens=20, seed=4) == texts
+    assert continuations(exported, PROMPTS, max_new_tokens=20, seed=4) == texts
+    assert continuations(exported, PROMPTS[1:], max_new_tokens=20, seed=4) == texts[1:]
+    assert continuations(exported, PROMPTS, max_new_tokens=20, seed=5) != texts
+
+
+def test_greedy_text_is_the_argmax_loop(run: Run, tokenizer: Tokenizer) -> None:
+    model, ids = load_model(run.checkpoint), tokenizer.encode(PROMPTS[0])
+    prompt = len(ids)
+    for at in range(8):
+        with torch.no_grad():
+            logits = model.logits(torch.tensor([ids]), torch.arange(prompt + at)[None])[0, -1]
+        ids.append(int(logits[: tokenizer.vocab_size].argmax()))
+        if ids[-1] == tokenizer.eos_id:
+            break
+    whole = PROMPTS[0] + continuations(run.folder, PROMPTS[:1], max_new_tokens=8, temperature=0)[0]
+    assert whole == tokenizer.decode(ids)
+
+
+def test_the_newest_whole_checkpoint_of_a_run_is_taken(tmp_path: Path, tokenizer_folder: Path) -> None:
+    run = make_run(tmp_path / "run", tokenizer_folder)
+    newer = write_checkpoint(run.folder / "checkpoints" / "step-00000030", run.model, run.tokenizer_hash)
+    (run.folder / "checkpoints" / "step-00000040").mkdir()  # a save that was killed
+    assert find_source(run.folder).folder == newer
+    (newer / "attempt-00001-rank-00000.safetensors").write_bytes(b"short")
+    source = find_source(run.folder)
+    assert source.folder == run.checkpoint and source.facts.sequence_length == 96
+    assert source.damaged[0].startswith("step-00000030: attempt-00001-rank-00000.safetensors")
+    shutil.rmtree(run.checkpoint)
+    with pytest.raises(FailedWork, match="no checkpoint is whole"):
+        find_source(run.folder)
+
+
+def test_a_tokenizer_of_another_run_is_refused(tmp_path: Path, run: Run) -> None:
+    other = train(tmp_path / "other", vocab_size=1500)
+    with pytest.raises(UserError, match="does not belong"):
+        continuations(run.folder, PROMPTS, tokenizer_folder=other)
+    with pytest.raises(UserError, match="no tokenizer there"):
+        continuations(run.folder, PROMPTS, tokenizer_folder=tmp_path / "nowhere")
+
+
+def test_a_checkpoint_out_of_its_run_needs_a_tokenizer_named(tmp_path: Path, run: Run) -> None:
+    moved = Path(shutil.copytree(run.checkpoint, tmp_path / "a" / "b" / "step-00000020"))
+    with pytest.raises(UserError, match=r"no config\.yaml"):
+        continuations(moved, PROMPTS)
+    texts = continuations(moved, PROMPTS, tokenizer_folder=run.tokenizer_folder, max_new_tokens=3)
+    assert texts == continuations(run.folder, PROMPTS, max_new_tokens=3)
+    with pytest.raises(UserError, match=r"config\.yaml is not beside it"):
+        _ = find_source(moved, run.tokenizer_folder).facts
+
+
+@pytest.mark.parametrize("made", [None, "empty", "checkpoints"])
+def test_what_is_no_model_is_refused(made: str | None, tmp_path: Path) -> None:
+    where = tmp_path / "x"
+    if made is not None:
+        (where / made).mkdir(parents=True)
+    with pytest.raises(UserError, match=str(where)):
+        continuations(where, PROMPTS)
+
+
+def test_an_empty_prompt_is_refused(run: Run) -> None:
+    with pytest.raises(UserError, match="the prompt '' is empty"):
+        continuations(run.folder, ["fine", ""])
