@@ -11,7 +11,8 @@ class UserError(Exception):
 
 
 class FailedWork(Exception):
-    """Work that cannot go on through nobody's fault in the call (a damaged shard, a lost checkpoint): exit 1, one line."""
+    """Work that cannot go on through nobody's fault in the call (a damaged shard, a lost checkpoint): exit
+    1, one line."""
 
     exit_code = 1
 

@@ -209,11 +209,11 @@ def require_same_model(checkpoint: Checkpoint, identity: Identity, *, shape_only
         stored = checkpoint.manifest.model.get(key)
         if stored != ours and not (shape_only and key == "init_std"):
             raise UserError(
-                f"{checkpoint.folder} is of another model: model.{key} is {stored} there and {ours} in the config; "
-                "choose another run.folder or set it back"
+                f"{checkpoint.folder} is of another model: model.{key} is {stored} there and {ours} in the "
+                "config; choose another run.folder or set it back"
             )
     if checkpoint.manifest.tokenizer != identity.tokenizer:
         raise UserError(
-            f"{checkpoint.folder} was trained with another tokenizer ({checkpoint.manifest.tokenizer[:12]} there, "
-            f"{identity.tokenizer[:12]} beside the shards); choose another run.folder or the other dataset"
+            f"{checkpoint.folder} was trained with another tokenizer ({checkpoint.manifest.tokenizer[:12]} "
+            f"there, {identity.tokenizer[:12]} beside the shards); choose another run.folder or the other dataset"
         )

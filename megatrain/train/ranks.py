@@ -32,7 +32,7 @@ def world_from_environment() -> tuple[int, int, int]:
 def start_rank(config: Config) -> ParallelContext:
     """Collective. Join the process group and build the mesh. Raises UserError for a layout that does not
     fit."""
-    rank, world, local_rank = world_from_environment()
+    _, world, local_rank = world_from_environment()
     require(
         world % config.parallel.tensor == 0,
         f"parallel.tensor ({config.parallel.tensor}) must divide the number of ranks ({world})",

@@ -1,0 +1,13 @@
+"""What every launcher starts on each rank: `launch/pretrain.py --config CONFIG [section.key=value ...]`.
+
+Exit codes: 0 done (or stopped by RUN/STOP), 2 wrong input, 1 failed, 75 preempted and saved.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from megatrain.train.main import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,108 @@
+"""What can be seen before a rank starts: the layout, the data, the room on the disk, whose run folder it
+is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatrain.checkpoint.read import Checkpoint, committed
+from megatrain.checkpoint.store import Identity, require_same_model
+from megatrain.config import Config, Derived, derive
+from megatrain.data.mixture import TokenMixture
+from megatrain.data.order import SampleOrder
+from megatrain.data.tokenizer import Tokenizer
+from megatrain.errors import FailedWork, UserError, require
+from megatrain.model.flops import count_parameters
+from megatrain.state import RunFolder
+
+STATE_BYTES = 12  # a parameter in a checkpoint: fp32 weight and two moments
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Opened and checked; the same on every rank."""
+
+    derived: Derived
+    train: TokenMixture
+    validation: TokenMixture | None
+    order: SampleOrder
+    tokenizer: Tokenizer
+    fingerprint: str
+    """Of all that decides which sample comes when: data, mixture, sequence length, document handling."""
+    identity: Identity
+    folder: RunFolder
+
+
+def prepare_run(config: Config, world: int) -> Prepared:
+    """Raises UserError for whatever would stop the run later: exit 2 on the login node, not on a thousand
+    GPUs."""
+    derived = derive(config, world)
+    train = TokenMixture.open(config.data, "train")
+    validation = TokenMixture.open(config.data, "validation") if config.evaluate.every else None
+    tokenizer = _tokenizer(config, train)
+    require(
+        tokenizer.vocab_size <= config.model.vocab_size,
+        f"model.vocab_size ({config.model.vocab_size}) is below the tokenizer's {tokenizer.vocab_size}; "
+        f"set it to at least {tokenizer.vocab_size}, a multiple of parallel.tensor ({config.parallel.tensor})",
+    )
+    order = train.order(config.data.sequence_length, config.run.seed)
+    mask = "mask" if config.data.document_mask else "concat"
+    fingerprint = f"{train.fingerprint}-{order.fingerprint}-{config.data.sequence_length}-{mask}"
+    layout = {
+        "world": world,
+        "tensor": config.parallel.tensor,
+        "data": derived.data_parallel,
+        "zero": config.parallel.zero,
+    }
+    identity = Identity(config.model.model_dump(mode="json"), train.tokenizer_hash, layout)
+    folder = RunFolder(Path(config.run.folder))
+    _check_run_folder(folder, config, identity, fingerprint)
+    return Prepared(derived, train, validation, order, tokenizer, fingerprint, identity, folder)
+
+
+def require_same_data(stored: str, ours: str, config: Config) -> None:
+    """Raises UserError when a run would go on with another order of samples, unless the config says so on
+    purpose."""
+    require(
+        stored == ours or config.data.allow_change,
+        f"{config.run.folder}: the run was trained on other data (data, weights, sequence length or document "
+        f"mask changed: {stored[:16]}… there, {ours[:16]}… now); set data.allow_change=true if that is on purpose",
+    )
+
+
+def _tokenizer(config: Config, train: TokenMixture) -> Tokenizer:
+    if config.tokenizer.folder is None:
+        return train.tokenizer()
+    tokenizer = Tokenizer.load(Path(config.tokenizer.folder))
+    require(
+        tokenizer.hash == train.tokenizer_hash,
+        f"tokenizer.folder ({config.tokenizer.folder}) does not belong to the shards: its hash is "
+        f"{tokenizer.hash[:12]}, theirs {train.tokenizer_hash[:12]}; leave it out to take the one beside them",
+    )
+    return tokenizer
+
+
+def _check_run_folder(folder: RunFolder, config: Config, identity: Identity, fingerprint: str) -> None:
+    existing = committed(folder.checkpoints)
+    if existing:
+        try:
+            newest = Checkpoint(existing[0])
+        except FailedWork:
+            return  # the run itself falls back to an older one
+        require_same_model(newest, identity)
+        require_same_data(newest.manifest.state.data_fingerprint, fingerprint, config)
+    home = next(path for path in (folder.root, *folder.root.absolute().parents) if path.exists())
+    if not os.access(home, os.W_OK):
+        raise UserError(f"run.folder ({folder.root}) cannot be written; choose another")
+    # A new checkpoint is whole before an old one goes, so there must be room for one more than are kept.
+    size = STATE_BYTES * count_parameters(config.model).total
+    wanted = size * max(1, config.checkpoint.keep + 1 - len(existing)) if not existing else size
+    free = shutil.disk_usage(home).free
+    require(
+        free > wanted,
+        f"run.folder ({folder.root}): no room for checkpoints: {free / 2**30:.1f} GiB free, "
+        f"{wanted / 2**30:.1f} GiB needed; choose another disk or lower checkpoint.keep",
+    )
