@@ -76,7 +76,9 @@ def sample_texts(config: Config, tokenizer: Tokenizer, *, per_source: int = 4) -
     for path in dict.fromkeys(source.path for source in config.data.sources):
         splits = [Path(path) / name for name in ("validation", "train")]
         for split in [split for split in splits if split.is_dir()][:1]:
-            texts += _texts_of(TokenDataset.open(split), tokenizer, config.data.sequence_length, per_source)
+            dataset = TokenDataset.open(split)
+            if dataset.tokenizer_hash == tokenizer.hash:
+                texts += _texts_of(dataset, tokenizer, config.data.sequence_length, per_source)
     return texts
 
 

@@ -1,17 +1,23 @@
 """A run, its checkpoint and its export go on from a prompt alike; what is none of them is refused."""
 
 import shutil
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from megatrain.data.tokenizer import Tokenizer
+from megatrain.config import load_config, to_yaml
+from megatrain.data.manifest import Manifest, write_manifest
+from megatrain.data.shard import write_shard
+from megatrain.data.tokenizer import Tokenizer, save_tokenizer
 from megatrain.errors import FailedWork, UserError
 from megatrain.export.generate import continuations
-from megatrain.export.load import load_model
-from megatrain.export.source import find_source
-from tests.export.conftest import Run, make_run, train, write_checkpoint
+from megatrain.export.load import load_exported, load_model
+from megatrain.export.run import export_run
+from megatrain.export.source import find_source, sample_texts
+from tests.export.conftest import Run, make_run, real_texts, train, write_checkpoint
 
 PROMPTS = ["To be, or", "床前明月光，"]
 
@@ -82,3 +88,58 @@ def test_what_is_no_model_is_refused(made: str | None, tmp_path: Path) -> None:
 def test_an_empty_prompt_is_refused(run: Run) -> None:
     with pytest.raises(UserError, match="the prompt '' is empty"):
         continuations(run.folder, ["fine", ""])
+
+
+def prepared(folder: Path, tokenizer: Tokenizer, model: bytes) -> Path:
+    """A dataset of real documents, with its tokenizer beside it."""
+    split = folder / "validation"
+    split.mkdir(parents=True)
+    save_tokenizer(folder / "tokenizer", model)
+    documents = [[*tokenizer.encode(text), tokenizer.eos_id] for text in real_texts(3)]
+    tokens = np.concatenate([np.array(ids, np.uint16) for ids in documents])
+    shard = write_shard(
+        split / "shard-00000.arrow",
+        source="prose",
+        doc_ids=[bytes([number]) * 16 for number in range(len(documents))],
+        lengths=np.array([len(ids) for ids in documents], np.int64),
+        tokens=tokens,
+        tokenizer_hash=tokenizer.hash,
+        text_bytes=1,
+    )
+    write_manifest(split, Manifest("validation", "uint16", tokenizer.info, (shard,)))
+    return folder
+
+
+def test_a_run_is_exported_with_its_own_settings_and_data(
+    tmp_path: Path, tokenizer_folder: Path, tokenizer: Tokenizer
+) -> None:
+    model = (tokenizer_folder / "tokenizer.model").read_bytes()
+    data = prepared(tmp_path / "data", tokenizer, model)
+    run = make_run(tmp_path / "run", tokenizer_folder)
+    path = run.folder / "config.yaml"
+    config = load_config(
+        path, [f"data.sources=[{{path: {data}}}]", "tokenizer.folder=null", "export.dtype=fp32"]
+    )
+    path.write_text(to_yaml(config), encoding="utf-8")
+    texts = sample_texts(config, tokenizer)
+    assert len(texts) == 4 and texts[0][:40] == real_texts(1)[0][:40]
+
+    source, result = (done := export_run(run.folder)).source, done.result
+    assert result.folder == run.folder / "export" and source.tokenizer_folder == data
+    assert result.verified is not None and result.verified.positions == 7 * 96  # three random rows, four real
+    assert load_exported(result.folder).config == run.model
+    assert path.read_text(encoding="utf-8").rstrip() in (result.folder / "README.md").read_text(
+        encoding="utf-8"
+    )
+    with pytest.raises(UserError, match="is an export already"):
+        export_run(result.folder)
+    shutil.rmtree(data / "validation")  # the data are gone: the export goes on without them
+    assert sample_texts(config, tokenizer) == []
+    assert export_run(run.folder, dtype="bf16").result.weight_bytes == result.weight_bytes // 2
+
+
+def test_generation_needs_no_extra(run: Run, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    for where in (run.folder, exported):
+        assert continuations(where, PROMPTS, max_new_tokens=2)
