@@ -215,5 +215,6 @@ def require_same_model(checkpoint: Checkpoint, identity: Identity, *, shape_only
     if checkpoint.manifest.tokenizer != identity.tokenizer:
         raise UserError(
             f"{checkpoint.folder} was trained with another tokenizer ({checkpoint.manifest.tokenizer[:12]} "
-            f"there, {identity.tokenizer[:12]} beside the shards); choose another run.folder or the other dataset"
+            f"there, {identity.tokenizer[:12]} beside the shards); choose another run.folder "
+            "or the other dataset"
         )

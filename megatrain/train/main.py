@@ -11,13 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatrain.checkpoint.storage import replacing
-from megatrain.config import Config, load_config
+from megatrain.config import load_config
 from megatrain.errors import FailedWork, UserError
 from megatrain.state import Stop
 from megatrain.train.ranks import leave, start_rank, world_from_environment
 
-# Launchers hide exit codes; whoever started them names a file that rank 0 writes its own into.
-EXIT_FILE_VARIABLE = "MEGATRAIN_EXIT_FILE"
+# Launchers hide exit codes and lose signals: in the folder that this variable names, each rank leaves its
+# pid as long
+# as it lives, and rank 0 its exit code.
+STATUS_VARIABLE = "MEGATRAIN_STATUS"
+EXIT_FILE = "exit"
 PREEMPTED = 75
 
 
@@ -28,8 +31,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--local_rank", type=int, help="passed by some launchers; the environment decides")
     known, overrides = parser.parse_known_args(arguments)
     rank, _, _ = world_from_environment()
+    status = os.environ.get(STATUS_VARIABLE)
+    pid_file = Path(status, f"pid-{os.getpid()}") if status else None
+    if pid_file is not None:
+        pid_file.touch()
     try:
-        code = _train(load_config(known.config, overrides))
+        code = _train(known.config, overrides)
     except (UserError, FailedWork) as error:
         if rank == 0:
             print(f"megatrain: {error}", file=sys.stderr, flush=True)
@@ -38,23 +45,19 @@ def main(arguments: Sequence[str]) -> int:
         logging.getLogger(__name__).critical("rank %d failed", rank, exc_info=True)
         traceback.print_exc()
         code = 1
-    if rank == 0:
-        _tell(code)
-    if code in (0, PREEMPTED, 2):
-        leave()
-    sys.stdout.flush()
+    if rank == 0 and status:
+        with replacing(Path(status, EXIT_FILE)) as file:
+            file.write(str(code).encode())
+    if code in (0, PREEMPTED):
+        leave()  # waits for all: a launcher kills the other ranks as soon as one has ended with a code
+    if pid_file is not None:
+        pid_file.unlink(missing_ok=True)
     return code
 
 
-def _train(config: Config) -> int:
+def _train(path: str, overrides: Sequence[str]) -> int:
+    config = load_config(path, overrides)
     from megatrain.train.loop import train
 
     stop = train(config, start_rank(config))
     return PREEMPTED if stop is Stop.PREEMPTED else 0
-
-
-def _tell(code: int) -> None:
-    path = os.environ.get(EXIT_FILE_VARIABLE)
-    if path:
-        with replacing(Path(path)) as file:
-            file.write(str(code).encode())

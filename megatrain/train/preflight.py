@@ -46,7 +46,7 @@ def prepare_run(config: Config, world: int) -> Prepared:
     require(
         tokenizer.vocab_size <= config.model.vocab_size,
         f"model.vocab_size ({config.model.vocab_size}) is below the tokenizer's {tokenizer.vocab_size}; "
-        f"set it to at least {tokenizer.vocab_size}, a multiple of parallel.tensor ({config.parallel.tensor})",
+        f"set it to at least that, a multiple of parallel.tensor ({config.parallel.tensor})",
     )
     order = train.order(config.data.sequence_length, config.run.seed)
     mask = "mask" if config.data.document_mask else "concat"
@@ -69,7 +69,8 @@ def require_same_data(stored: str, ours: str, config: Config) -> None:
     require(
         stored == ours or config.data.allow_change,
         f"{config.run.folder}: the run was trained on other data (data, weights, sequence length or document "
-        f"mask changed: {stored[:16]}… there, {ours[:16]}… now); set data.allow_change=true if that is on purpose",
+        f"mask changed: {stored[:16]}… there, {ours[:16]}… now); "
+        "set data.allow_change=true if that is on purpose",
     )
 
 
@@ -80,7 +81,7 @@ def _tokenizer(config: Config, train: TokenMixture) -> Tokenizer:
     require(
         tokenizer.hash == train.tokenizer_hash,
         f"tokenizer.folder ({config.tokenizer.folder}) does not belong to the shards: its hash is "
-        f"{tokenizer.hash[:12]}, theirs {train.tokenizer_hash[:12]}; leave it out to take the one beside them",
+        f"{tokenizer.hash[:12]}, theirs {train.tokenizer_hash[:12]}; leave it out",
     )
     return tokenizer
 

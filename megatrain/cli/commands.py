@@ -1,0 +1,192 @@
+"""What each command does: call one function and print what it found. Heavy imports wait until they are
+needed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from megatrain.errors import FailedWork, require
+
+if TYPE_CHECKING:
+    from megatrain.checkpoint.read import Checkpoint
+
+
+def prepare(arguments: argparse.Namespace) -> int:
+    from data_tools.prepare import main
+
+    return main([str(arguments.config), *arguments.overrides])
+
+
+def data_inspect(arguments: argparse.Namespace) -> int:
+    from data_tools.inspect import inspect
+
+    print(inspect(arguments.folder).text())
+    return 0
+
+
+def data_verify(arguments: argparse.Namespace) -> int:
+    from data_tools.inspect import verify
+
+    print(verify(arguments.folder))
+    return 0
+
+
+def data_stats(arguments: argparse.Namespace) -> int:
+    from data_tools.inspect import made
+
+    print(made(arguments.folder))
+    return 0
+
+
+def check(arguments: argparse.Namespace) -> int:
+    from megatrain.cluster.launchers import local_world
+    from megatrain.config import load_config, to_yaml
+    from megatrain.train.preflight import prepare_run
+
+    config = load_config(arguments.config, arguments.overrides)
+    world = arguments.ranks or local_world(config)
+    prepared = prepare_run(config, world)
+    derived = prepared.derived
+    print(
+        to_yaml(
+            config,
+            {
+                "ranks": world,
+                "data-parallel ranks": derived.data_parallel,
+                "micro-batches a step": derived.accumulation,
+                "tokens a step": derived.tokens_per_step,
+                "windows": dict(zip(prepared.order.sources, prepared.order.sizes, strict=True)),
+            },
+        )
+    )
+    print(f"{arguments.config}: good for {world} ranks")
+    return 0
+
+
+def train(arguments: argparse.Namespace) -> int:
+    from megatrain.cluster.launchers import launch, local_world
+    from megatrain.config import load_config
+    from megatrain.train.preflight import prepare_run
+
+    config = load_config(arguments.config, arguments.overrides)
+    world = local_world(config)
+    prepare_run(config, world)  # what is wrong is said here, before any rank starts
+    return launch(config, arguments.config.resolve(), arguments.overrides, world)
+
+
+def report(arguments: argparse.Namespace) -> int:
+    from megatrain.observe.report import draw_loss_curve
+    from megatrain.state import RunFolder
+
+    folder = RunFolder(arguments.folder)
+    require(folder.metrics.exists(), f"{folder.root}: no metrics.jsonl there; name the folder of a run")
+    print(draw_loss_curve(folder))
+    return 0
+
+
+def checkpoint_ls(arguments: argparse.Namespace) -> int:
+    for checkpoint in _checkpoints(arguments):
+        manifest = checkpoint.manifest
+        loss = "-" if manifest.loss is None else f"{manifest.loss:.4f}"
+        layout = " ".join(f"{name} {value}" for name, value in manifest.layout.items())
+        whole = "; ".join(checkpoint.damaged(hashes=False)) or "whole"
+        print(
+            f"{checkpoint.folder.name}  {manifest.created}  {manifest.bytes / 2**20:9.1f} MiB  "
+            f"loss {loss}  saved on {layout}  {whole}"
+        )
+    return 0
+
+
+def checkpoint_verify(arguments: argparse.Namespace) -> int:
+    bad = 0
+    for checkpoint in _checkpoints(arguments):
+        damaged = checkpoint.damaged()
+        bad += bool(damaged)
+        print(f"{checkpoint.folder.name}  {'; '.join(damaged) or 'whole'}")
+    if bad:
+        raise FailedWork(f"{arguments.folder}: {bad} damaged; a run falls back to the newest whole one")
+    return 0
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    from megatrain.config import load_config
+    from megatrain.export.score import score
+
+    config = load_config(arguments.config) if arguments.config else None
+    scores = score(
+        arguments.where,
+        arguments.split,
+        config=config,
+        windows=arguments.windows,
+        baselines=arguments.baselines,
+    )
+    _warn(scores.source.damaged)
+    print(f"{scores.source.folder} on the {scores.split} split")
+    width = max(map(len, scores.results))
+    sources = list(next(iter(scores.results.values())))
+    for source in sources:
+        first = scores.results["model"][source]
+        print(f"\n{source}: {first.tokens:,} tokens, {first.bytes:,} bytes")
+        for name, by_source in scores.results.items():
+            result = by_source[source]
+            print(
+                f"  {name:<{width}}  loss {result.loss:7.4f}  perplexity {result.perplexity:9.2f}  "
+                f"bits per byte {result.bits_per_byte:.4f}"
+            )
+    return 0
+
+
+def export(arguments: argparse.Namespace) -> int:
+    from megatrain.export.run import export_run
+
+    done = export_run(
+        arguments.where,
+        arguments.out,
+        dtype=arguments.dtype,
+        tokenizer_folder=arguments.tokenizer,
+        verify=arguments.verify,
+    )
+    _warn(done.source.damaged)
+    result = done.result
+    print(f"{done.source.folder} exported to {result.folder}")
+    print(f"  {result.parameters:,} parameters, {result.weight_bytes / 2**20:.1f} MiB")
+    print(f"  tokenizer: identical on {result.tokenizer_texts:,} texts")
+    if result.verified is not None:
+        print(
+            f"  logits: largest difference {result.verified.max_difference:.1e} over "
+            f"{result.verified.positions:,} positions, same first choice at "
+            f"{result.verified.top1_agreement:.2%}"
+        )
+    return 0
+
+
+def generate(arguments: argparse.Namespace) -> int:
+    from megatrain.export.generate import continuations
+
+    texts = continuations(
+        arguments.where,
+        arguments.prompt,
+        max_new_tokens=arguments.max_new_tokens,
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+    )
+    for prompt, text in zip(arguments.prompt, texts, strict=True):
+        print(f"{prompt}{text}\n")
+    return 0
+
+
+def _checkpoints(arguments: argparse.Namespace) -> list[Checkpoint]:
+    from megatrain.checkpoint.read import Checkpoint, committed
+    from megatrain.state import RunFolder
+
+    folders = committed(RunFolder(arguments.folder).checkpoints)
+    require(folders, f"{arguments.folder}: no committed checkpoint there; name the folder of a run")
+    return [Checkpoint(folder) for folder in folders]
+
+
+def _warn(damaged: tuple[str, ...]) -> None:
+    for what in damaged:
+        print(f"megatrain: passed over {what}", file=sys.stderr)

@@ -1,0 +1,169 @@
+"""The command line: which commands there are, their arguments, and how an error ends them."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import megatrain
+from megatrain.cli import commands
+from megatrain.errors import FailedWork, UserError
+
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Run = Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done, 1 failed, 2 wrong call or input, 75 preempted and saved, 130 interrupted."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    parsed = _parser().parse_args(arguments)
+    run: Run = parsed.run
+    try:
+        return run(parsed)
+    except (UserError, FailedWork) as error:
+        print(f"megatrain: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("megatrain: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="megatrain",
+        description="Pretrain large language models: raw text to a model that can be served.",
+    )
+    parser.add_argument("--version", action="version", version=megatrain.__version__)
+    verbs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _data_commands(verbs)
+    _run_commands(verbs)
+    _model_commands(verbs)
+    return parser
+
+
+def _command(verbs: Verbs, name: str, run: Run, help_: str, example: str) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(
+        name,
+        help=help_,
+        description=help_,
+        epilog=f"example: megatrain {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="settings that go before the file's"
+    )
+
+
+def _data_commands(verbs: Verbs) -> None:
+    prepare = _command(
+        verbs,
+        "prepare",
+        commands.prepare,
+        "Raw text to token shards.",
+        "prepare configs/data/quickstart.yaml workers=2",
+    )
+    _config_arguments(prepare)
+    data = verbs.add_parser(
+        "data", help="Look at a prepared dataset.", description="Look at a prepared dataset."
+    )
+    kinds = data.add_subparsers(dest="kind", required=True, metavar="COMMAND")
+    for name, run, help_ in (
+        ("inspect", commands.data_inspect, "Sizes, and some documents decoded."),
+        ("verify", commands.data_verify, "Re-hash every shard."),
+        ("stats", commands.data_stats, "How it was made and what was dropped, as JSON."),
+    ):
+        parser = _command(kinds, name, run, help_, f"data {name} data/quickstart")
+        parser.add_argument("folder", type=Path, metavar="FOLDER")
+
+
+def _run_commands(verbs: Verbs) -> None:
+    check = _command(
+        verbs,
+        "check",
+        commands.check,
+        "Validate config, data, layout and disk.",
+        "check configs/quickstart.yaml",
+    )
+    _config_arguments(check)
+    check.add_argument("--ranks", type=int, help="the number of ranks to check for (default: this machine's)")
+    train = _command(
+        verbs,
+        "train",
+        commands.train,
+        "Train on this machine; goes on from the newest checkpoint of run.folder.",
+        "train configs/quickstart.yaml train.steps=200",
+    )
+    _config_arguments(train)
+    report = _command(verbs, "report", commands.report, "Draw a run's loss curve.", "report runs/quickstart")
+    report.add_argument("folder", type=Path, metavar="RUN")
+    checkpoint = verbs.add_parser(
+        "checkpoint",
+        help="List or verify a run's checkpoints.",
+        description="List or verify a run's checkpoints.",
+    )
+    kinds = checkpoint.add_subparsers(dest="kind", required=True, metavar="COMMAND")
+    for name, run, help_ in (
+        ("ls", commands.checkpoint_ls, "Step, time, size, layout, loss of each."),
+        ("verify", commands.checkpoint_verify, "Re-hash every file of each."),
+    ):
+        parser = _command(kinds, name, run, help_, f"checkpoint {name} runs/quickstart")
+        parser.add_argument("folder", type=Path, metavar="RUN")
+
+
+def _model_commands(verbs: Verbs) -> None:
+    evaluate = _command(
+        verbs,
+        "evaluate",
+        commands.evaluate,
+        "Loss, perplexity and bits per byte on held-out text, for each source.",
+        "evaluate runs/quickstart --split test --baselines",
+    )
+    evaluate.add_argument("where", type=Path, metavar="RUN", help="a run, a checkpoint or an export")
+    evaluate.add_argument("--split", choices=("train", "validation", "test"), default="test")
+    evaluate.add_argument("--config", type=Path, help="for a model whose run's config is not beside it")
+    evaluate.add_argument("--windows", type=int, help="at most so many windows of each source")
+    evaluate.add_argument("--baselines", action="store_true", help="also n-gram models of the same tokens")
+    export = _command(
+        verbs,
+        "export",
+        commands.export,
+        "To Hugging Face safetensors, verified.",
+        "export runs/quickstart --out exported",
+    )
+    export.add_argument("where", type=Path, metavar="RUN", help="a run or a checkpoint")
+    export.add_argument("--out", type=Path, help="default: RUN/export")
+    export.add_argument(
+        "--dtype", choices=("fp32", "bf16", "fp16"), help="default: export.dtype of the run's config"
+    )
+    export.add_argument("--tokenizer", type=Path, help="default: the one beside the run's shards")
+    export.add_argument(
+        "--verify",
+        choices=("logits", "tokenizer"),
+        default="logits",
+        help="what is compared with the original",
+    )
+    generate = _command(
+        verbs,
+        "generate",
+        commands.generate,
+        "Text that goes on from a prompt.",
+        "generate runs/quickstart --prompt 'To be, or not'",
+    )
+    generate.add_argument("where", type=Path, metavar="RUN", help="a run, a checkpoint or an export")
+    generate.add_argument("--prompt", action="append", required=True, help="can be given several times")
+    generate.add_argument("--max-new-tokens", type=int, default=100)
+    generate.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token")
+    generate.add_argument("--top-p", type=float, default=0.95)
+    generate.add_argument("--seed", type=int, default=0)

@@ -1,0 +1,1 @@
+"""Starting the ranks of a run and staying in charge of them."""

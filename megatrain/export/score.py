@@ -1,0 +1,142 @@
+"""How good a saved or exported model is on held-out text, beside n-gram models of the same tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from megatrain.config import Config
+from megatrain.data.loader import Batch, sequential_batches
+from megatrain.data.mixture import Split, TokenMixture
+from megatrain.data.tokenizer import Tokenizer
+from megatrain.errors import require
+from megatrain.evaluate.loss import ALL, HeldOut, evaluate_loss, held_out
+from megatrain.evaluate.ngram import NgramModel
+from megatrain.export.generate import load_source
+from megatrain.export.source import Source, find_source
+from megatrain.model import LossSum
+from megatrain.parallel.context import ParallelContext
+
+MODEL = "model"
+NGRAMS = {
+    "unigram (discounted, with uniform)": 1,
+    "bigram (interpolated modified Kneser-Ney)": 2,
+    "5-gram (interpolated modified Kneser-Ney)": 5,
+}
+MAX_BASELINE_TOKENS = 100_000_000  # n-gram counts are kept in memory
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Who → source (and "all") → result, all on the same tokens of the same text."""
+
+    source: Source
+    split: Split
+    results: Mapping[str, Mapping[str, HeldOut]]
+
+
+def score(
+    where: Path,
+    split: Split,
+    *,
+    config: Config | None = None,
+    windows: int | None = None,
+    baselines: bool = False,
+) -> Scores:
+    """Evaluate a run, a checkpoint or an export on a split of the data that the run's config names.
+
+    The first token of a document or of a window is predicted by nobody, and counts for nobody. n-gram models
+    see their
+    context across the model's windows, within a document.
+    Raises UserError where there is no model or no data, FailedWork for damaged weights.
+    """
+    source = find_source(where)
+    config = config or source.config
+    require(config is not None, f"{where}: the run's config is not beside it; name it with --config")
+    assert config is not None
+    data = TokenMixture.open(config.data, split)
+    tokenizer = Tokenizer.load(source.tokenizer_folder)
+    require(
+        tokenizer.hash == data.tokenizer_hash,
+        f"{where}: the model's tokenizer is not the one that the shards of {data.folder} were made with",
+    )
+    model = load_source(source)
+    model.documents = config.data.document_mask
+
+    def forward(batch: Batch) -> LossSum:
+        loss: LossSum = model(batch.tokens, batch.labels, batch.positions, batch.loss_mask)
+        return loss
+
+    with torch.no_grad():
+        own = evaluate_loss(
+            forward,
+            data,
+            tokenizer.byte_lengths(),
+            ParallelContext.single(),
+            sequence_length=config.data.sequence_length,
+            micro_batch=config.train.micro_batch,
+            document_mask=config.data.document_mask,
+            windows=windows,
+        )
+    results = {MODEL: own}
+    if baselines:
+        results |= _baselines(config, data, windows, tokenizer.byte_lengths())
+    return Scores(source, split, results)
+
+
+def _baselines(
+    config: Config, data: TokenMixture, windows: int | None, byte_lengths: npt.NDArray[np.int32]
+) -> dict[str, dict[str, HeldOut]]:
+    train = TokenMixture.open(config.data, "train")
+    length = config.data.sequence_length
+    limit = MAX_BASELINE_TOKENS // length // len(train.sources)
+    seen = np.concatenate([_stream(train, name, config, limit)[0] for name in train.sources])
+    held = {name: _stream(data, name, config, windows) for name in data.sources if data.windows(name, length)}
+    results = {}
+    for name, order in NGRAMS.items():
+        model = NgramModel.fit(seen, order=order, vocab_size=data.vocab_size, eos_id=data.eos_id)
+        sums = {}
+        for source, (tokens, counted) in held.items():
+            nats = model.bits(tokens, counted) * float(np.log(2))
+            sums[source] = (nats, int(counted.sum()), int(byte_lengths[tokens[counted]].sum()))
+        sums[ALL] = tuple(map(sum, zip(*sums.values(), strict=True)))  # type: ignore[assignment]
+        results[name] = {source: held_out(*values) for source, values in sums.items()}
+    return results
+
+
+def _stream(
+    data: TokenMixture, source: str, config: Config, windows: int | None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """The tokens of the windows, in order, and which of them the model is scored on; EOS stands at every
+    gap."""
+    tokens: list[npt.NDArray[np.int64]] = []
+    counted: list[npt.NDArray[np.bool_]] = []
+    last = data.eos_id
+    for batch in sequential_batches(
+        data,
+        source,
+        sequence_length=config.data.sequence_length,
+        micro_batch=256,
+        dp_rank=0,
+        dp_size=1,
+        document_mask=config.data.document_mask,
+        limit=windows,
+    ):
+        for row, labels, mask in zip(
+            batch.tokens.numpy(), batch.labels.numpy(), batch.loss_mask.numpy(), strict=True
+        ):
+            if not mask.any():
+                continue  # a padding row, or a window of nothing but ends
+            if row[0] != last:  # the window before does not lead here
+                gap = [data.eos_id, row[0]]
+                tokens.append(np.array(gap))
+                counted.append(np.array([False, False]))
+            tokens.append(labels)
+            counted.append(mask)
+            last = labels[-1]
+    return np.concatenate(tokens), np.concatenate(counted)
