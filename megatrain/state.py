@@ -125,6 +125,10 @@ class RunFolder:
     def logs(self) -> Path:
         return self.root / "logs"
 
+    def scores(self, split: str) -> Path:
+        """What `megatrain evaluate` last found on a split."""
+        return self.root / f"scores-{split}.json"
+
     @property
     def loss_curve(self) -> Path:
         return self.root / "loss.png"

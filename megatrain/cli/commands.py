@@ -4,6 +4,7 @@ needed."""
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from megatrain.errors import FailedWork, require
 
 if TYPE_CHECKING:
     from megatrain.checkpoint.read import Checkpoint
+    from megatrain.state import RunFolder
 
 
 def prepare(arguments: argparse.Namespace) -> int:
@@ -82,7 +84,7 @@ def report(arguments: argparse.Namespace) -> int:
 
     folder = RunFolder(arguments.folder)
     require(folder.metrics.exists(), f"{folder.root}: no metrics.jsonl there; name the folder of a run")
-    print(draw_loss_curve(folder))
+    print(draw_loss_curve(folder, _baselines(folder)))
     return 0
 
 
@@ -112,7 +114,8 @@ def checkpoint_verify(arguments: argparse.Namespace) -> int:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     from megatrain.config import load_config
-    from megatrain.export.score import score
+    from megatrain.export.score import score, write_scores
+    from megatrain.state import RunFolder
 
     config = load_config(arguments.config) if arguments.config else None
     scores = score(
@@ -123,6 +126,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
         baselines=arguments.baselines,
     )
     _warn(scores.source.damaged)
+    folder = RunFolder(arguments.where)
+    if folder.config.exists():
+        write_scores(scores, folder.scores(arguments.split))
     print(f"{scores.source.folder} on the {scores.split} split")
     width = max(map(len, scores.results))
     sources = list(next(iter(scores.results.values())))
@@ -176,6 +182,15 @@ def generate(arguments: argparse.Namespace) -> int:
     for prompt, text in zip(arguments.prompt, texts, strict=True):
         print(f"{prompt}{text}\n")
     return 0
+
+
+def _baselines(folder: RunFolder) -> dict[str, float]:
+    """Bits per byte of the n-gram models, if `evaluate --baselines` has found them."""
+    for split in ("validation", "test"):
+        if folder.scores(split).exists():
+            results = json.loads(folder.scores(split).read_text(encoding="utf-8"))["results"]
+            return {who: found["all"]["bits_per_byte"] for who, found in results.items() if who != "model"}
+    return {}
 
 
 def _checkpoints(arguments: argparse.Namespace) -> list[Checkpoint]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from megatrain.checkpoint.storage import replacing
 from megatrain.config import Config
 from megatrain.data.loader import Batch, sequential_batches
 from megatrain.data.mixture import Split, TokenMixture
 from megatrain.data.tokenizer import Tokenizer
 from megatrain.errors import require
-from megatrain.evaluate.loss import ALL, HeldOut, evaluate_loss, held_out
+from megatrain.evaluate.loss import ALL, HeldOut, as_records, evaluate_loss, held_out
 from megatrain.evaluate.ngram import NgramModel
 from megatrain.export.generate import load_source
 from megatrain.export.source import Source, find_source
@@ -87,6 +89,17 @@ def score(
     if baselines:
         results |= _baselines(config, data, windows, tokenizer.byte_lengths())
     return Scores(source, split, results)
+
+
+def write_scores(scores: Scores, path: Path) -> None:
+    """Who → source → numbers, as JSON."""
+    tree = {
+        "model": str(scores.source.folder),
+        "split": scores.split,
+        "results": {who: as_records(by_source) for who, by_source in scores.results.items()},
+    }
+    with replacing(path) as file:
+        file.write(json.dumps(tree, indent=1, ensure_ascii=False).encode())
 
 
 def _baselines(
