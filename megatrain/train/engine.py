@@ -14,12 +14,14 @@ from megatrain.checkpoint import fragments
 from megatrain.config import Config, Derived
 from megatrain.data.loader import Batch
 from megatrain.model import LossSum, Transformer
+from megatrain.model.flops import count_parameters
 from megatrain.model.init import build_model
 from megatrain.parallel.context import DeepSpeedMpu, ParallelContext
 from megatrain.parallel.plan import Layout
 from megatrain.train.optimizer import GuardedAdamW, build_optimizer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+MAX_BUCKET = 500_000_000  # elements; DeepSpeed's own default
 # With bf16 parameters and fp32 accumulation, stage 1 is another class (DeepSpeed 0.19).
 CLASSES = {
     (1, "fp32"): "DeepSpeedZeroOptimizer",
@@ -116,6 +118,9 @@ def build_engine(config: Config, derived: Derived, context: ParallelContext) -> 
 def deepspeed_config(config: Config, derived: Derived) -> dict[str, Any]:
     """What DeepSpeed is told; the raw settings of the `deepspeed` section are merged in."""
     raw = dict(config.deepspeed)
+    # DeepSpeed takes a buffer of this size for itself in each backward pass, however small the model.
+    own = -(-count_parameters(config.model).total // config.parallel.tensor)
+    bucket = min(MAX_BUCKET, own + config.model.dim * config.model.layers * 4)
     return {
         **raw,
         "train_batch_size": derived.padded_batch,
@@ -124,7 +129,12 @@ def deepspeed_config(config: Config, derived: Derived) -> dict[str, Any]:
         "gradient_clipping": config.optimizer.clip,
         "bf16": {"enabled": config.precision.dtype == "bf16"},
         "data_types": {"grad_accum_dtype": config.precision.accumulation},
-        "zero_optimization": {**raw.get("zero_optimization", {}), "stage": config.parallel.zero},
+        "zero_optimization": {
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
+            **raw.get("zero_optimization", {}),
+            "stage": config.parallel.zero,
+        },
         "zero_allow_untested_optimizer": True,  # GuardedAdamW is torch's AdamW
         "steps_per_print": 1 << 40,  # megatrain prints
     }

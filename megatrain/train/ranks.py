@@ -49,6 +49,8 @@ def start_rank(config: Config) -> ParallelContext:
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
+        # Else every torch.empty is filled: DeepSpeed's buckets of gigabytes, each step.
+        torch.utils.deterministic.fill_uninitialized_memory = False
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29500")
     _join(device, config.resilience.collective_timeout_s)
