@@ -50,7 +50,10 @@ def launch(config: Config, config_path: Path, overrides: Sequence[str], world: i
     program = Path(megatrain.__file__).parents[1] / "launch" / "pretrain.py"
     arguments = [str(program), "--config", str(config_path), *overrides]
     with tempfile.TemporaryDirectory(prefix="megatrain-") as status:
+        import torch
+
         environment = {
+            **({} if torch.cuda.is_available() else {"DS_ACCELERATOR": "cpu"}),
             **os.environ,
             STATUS_VARIABLE: status,
             SUPERVISOR_VARIABLE: str(os.getpid()),

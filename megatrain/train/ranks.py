@@ -50,7 +50,7 @@ def start_rank(config: Config) -> ParallelContext:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         # Else every torch.empty is filled: DeepSpeed's buckets of gigabytes, each step.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29500")
     _join(device, config.resilience.collective_timeout_s)
@@ -105,6 +105,8 @@ def _quieten() -> None:
     logger.setLevel(logging.WARNING)
     logger.handlers.clear()
     logger.propagate = True
+    # It warns of every optimizer class that is not its own; GuardedAdamW is torch's AdamW.
+    logger.addFilter(lambda record: "untested optimizer" not in record.getMessage())
     warnings.filterwarnings(
         "ignore", message=".*is deprecated. Please use `torch.distributed", category=FutureWarning
     )
