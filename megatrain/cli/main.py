@@ -7,38 +7,66 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 import megatrain
 from megatrain.cli import commands
 from megatrain.errors import FailedWork, UserError
 
-Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Run = Callable[[argparse.Namespace], int]
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a call in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 failed, 2 wrong call or input, 75 preempted and saved, 130 interrupted."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    parsed = _parser().parse_args(arguments)
+    parsed = _parse(arguments)
     run: Run = parsed.run
     try:
         return run(parsed)
     except (UserError, FailedWork) as error:
-        print(f"megatrain: {error}", file=sys.stderr)
-        return error.exit_code
+        return _say(str(error), error.exit_code)
     except KeyboardInterrupt:
         print("megatrain: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:  # a disk or a folder that fails where nobody looked before
+        return _say(f"{error.filename or parsed.command}: {error.strerror or error}", FailedWork.exit_code)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    parsed, rest = parser.parse_known_args(arguments)
+    # argparse gives the overrides away at the first option: those that stand after it are here.
+    if rest and (not hasattr(parsed, "overrides") or any(text.startswith("-") for text in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        parsed.overrides = [*parsed.overrides, *rest]
+    return parsed
+
+
+def _say(message: str, exit_code: int) -> int:
+    """One line, whatever a library has put into the message."""
+    print("megatrain:", " ".join(line.strip() for line in message.splitlines()), file=sys.stderr)
+    return exit_code
+
+
+def _parser() -> Parser:
+    parser = Parser(
         prog="megatrain",
         description="Pretrain large language models: raw text to a model that can be served.",
     )
+    parser.epilog = "example: megatrain train configs/quickstart.yaml"
     parser.add_argument("--version", action="version", version=megatrain.__version__)
     verbs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _data_commands(verbs)
@@ -47,22 +75,36 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(verbs: Verbs, name: str, run: Run, help_: str, example: str) -> argparse.ArgumentParser:
-    parser = verbs.add_parser(
+def _command(verbs: Verbs, name: str, run: Run, help_: str, example: str) -> Parser:
+    parser = _with_example(verbs, name, help_, example)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _group(verbs: Verbs, name: str, help_: str, example: str) -> Verbs:
+    return _with_example(verbs, name, help_, example).add_subparsers(
+        dest="kind", required=True, metavar="COMMAND"
+    )
+
+
+def _with_example(verbs: Verbs, name: str, help_: str, example: str) -> Parser:
+    return verbs.add_parser(
         name,
         help=help_,
         description=help_,
         epilog=f"example: megatrain {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
-    return parser
 
 
-def _config_arguments(parser: argparse.ArgumentParser) -> None:
+def _config_arguments(parser: Parser) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file")
     parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="settings that go before the file's"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="section.key=value",
+        help="settings that go before the file's",
     )
 
 
@@ -75,10 +117,7 @@ def _data_commands(verbs: Verbs) -> None:
         "prepare configs/data/quickstart.yaml workers=2",
     )
     _config_arguments(prepare)
-    data = verbs.add_parser(
-        "data", help="Look at a prepared dataset.", description="Look at a prepared dataset."
-    )
-    kinds = data.add_subparsers(dest="kind", required=True, metavar="COMMAND")
+    kinds = _group(verbs, "data", "Look at a prepared dataset.", "data inspect data/quickstart")
     for name, run, help_ in (
         ("inspect", commands.data_inspect, "Sizes, and some documents decoded."),
         ("verify", commands.data_verify, "Re-hash every shard."),
@@ -108,12 +147,9 @@ def _run_commands(verbs: Verbs) -> None:
     _config_arguments(train)
     report = _command(verbs, "report", commands.report, "Draw a run's loss curve.", "report runs/quickstart")
     report.add_argument("folder", type=Path, metavar="RUN")
-    checkpoint = verbs.add_parser(
-        "checkpoint",
-        help="List or verify a run's checkpoints.",
-        description="List or verify a run's checkpoints.",
+    kinds = _group(
+        verbs, "checkpoint", "List or verify a run's checkpoints.", "checkpoint ls runs/quickstart"
     )
-    kinds = checkpoint.add_subparsers(dest="kind", required=True, metavar="COMMAND")
     for name, run, help_ in (
         ("ls", commands.checkpoint_ls, "Step, time, size, layout, loss of each."),
         ("verify", commands.checkpoint_verify, "Re-hash every file of each."),

@@ -1,0 +1,89 @@
+"""Every command explains itself; a wrong call is one line and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import megatrain
+from megatrain.cli import commands
+from megatrain.cli.main import _parse, _parser
+from tests.cli.conftest import Call
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def all_commands(parser: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """All commands and sub-commands, as the parser knows them."""
+    yield path
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, inner in action.choices.items():
+                yield from all_commands(inner, (*path, name))
+
+
+COMMANDS = list(all_commands(_parser()))
+
+
+def test_the_commands_are_those_promised() -> None:
+    promised = ["prepare", "train", "check", "evaluate", "export", "generate", "report"]
+    assert {path[0] for path in COMMANDS if path} >= {*promised, "data", "checkpoint"}
+    assert {("data", "verify"), ("data", "inspect"), ("checkpoint", "ls"), ("checkpoint", "verify")} <= {
+        *COMMANDS
+    }
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_help_has_an_example_that_parses(path: tuple[str, ...], call: Call) -> None:
+    ended = call(*path, "--help")
+    assert (ended.code, ended.err) == (0, "")
+    example = ended.out.split("example: megatrain ")[1].strip().splitlines()[0]
+    assert example.split()[: len(path)] == list(path)
+    words = shlex.split(example)
+    assert callable(_parser().parse_args(words).run)
+    for word in words:
+        if word.startswith("configs/"):
+            assert (REPOSITORY / word).is_file()
+
+
+def test_version(call: Call) -> None:
+    assert call("--version").out.strip() == megatrain.__version__
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "required: COMMAND"),
+        (["trian"], "invalid choice: 'trian'"),
+        (["train"], "required: CONFIG"),
+        (["data"], "required: COMMAND"),
+        (["data", "inspect"], "required: FOLDER"),
+        (["check", "x.yaml", "--ranks", "two"], "invalid int value: 'two'"),
+        (["check", "x.yaml", "--rank=2", "--bogus"], "--bogus"),
+        (["generate", "run"], "required: --prompt"),
+        (["report", "a", "b"], "unrecognized arguments: b"),
+        (["export", "run", "--dtype", "fp8"], "invalid choice: 'fp8'"),
+    ],
+)
+def test_a_wrong_call_is_one_line(words: list[str], message: str, call: Call) -> None:
+    ended = call(*words)
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert message in ended.err and "--help" in ended.err
+
+
+def test_overrides_may_stand_after_an_option() -> None:
+    parsed = _parse(["check", "x.yaml", "train.steps=2", "--ranks", "2", "run.seed=3"])
+    assert (parsed.overrides, parsed.ranks) == (["train.steps=2", "run.seed=3"], 2)
+
+
+def test_a_disk_that_fails_is_one_line(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(arguments: argparse.Namespace) -> int:
+        raise OSError(errno.EIO, "Input/output error", "some/file")
+
+    monkeypatch.setattr(commands, "report", fail)
+    assert call("report", "run").err == "megatrain: some/file: Input/output error\n"
