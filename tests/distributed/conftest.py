@@ -10,6 +10,7 @@ import pytest
 
 from megatrain.config import Config
 from tests.distributed import training
+from tests.distributed.corpus import corpus as corpus  # a fixture
 from tests.distributed.ranks import run_ranks
 
 BEFORE, AFTER = 3, 3

@@ -1,0 +1,3 @@
+"""Whole runs on a tiny dataset."""
+
+from tests.distributed.corpus import corpus as corpus  # a fixture

@@ -1,0 +1,153 @@
+"""kill -9 in a save, a full disk, damaged checkpoints: the run goes on from the newest whole one."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.distributed.corpus import Play, curve, events, play_runs, run_config, saved_steps
+from tests.distributed.ranks import RankFailure, run_ranks
+
+EVERY = "checkpoint.every=3"
+
+
+@pytest.fixture(scope="module")
+def unbroken(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 10 steps with checkpoints at 6, 9 and 10."""
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    assert run_ranks(play_runs, 2, [Play(run_config(corpus, folder, EVERY))]) == [["done"]] * 2
+    assert saved_steps(folder) == [6, 9, 10]
+    return folder
+
+
+def kill_in_second_save(corpus: Path, folder: Path, point: str, rank: int) -> None:
+    play = Play(run_config(corpus, folder, EVERY), fault=f"point={point},rank={rank},hit=2,do=kill")
+    with pytest.raises(RankFailure, match=f"rank {rank} died with exit code -9"):
+        run_ranks(play_runs, 2, [play])
+
+
+def kill_at_random(corpus: Path, folder: Path) -> None:
+    """From outside, at a random moment of a save after each step."""
+    folder.mkdir()
+    config = run_config(corpus, folder, "checkpoint.every=1", "train.steps=200")
+    draw = random.Random(os.urandom(8))
+    after_step, wait_s, rank = draw.randint(2, 6), draw.random() * 0.02, draw.randint(0, 1)
+    print(f"kill rank {rank} {wait_s:.4f} s into the save of step {after_step}")
+
+    def strike() -> None:
+        target = folder / "checkpoints" / f"step-{after_step:08d}"
+        deadline = time.monotonic() + 200
+        while not target.exists() and time.monotonic() < deadline:
+            time.sleep(0.0005)
+        time.sleep(wait_s)
+        os.kill(int((folder / f"pid-{rank}").read_text()), signal.SIGKILL)
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    with pytest.raises(RankFailure, match="died with exit code -9"):
+        run_ranks(play_runs, 2, [Play(config)], str(folder))
+    thread.join()
+
+
+def test_killed_in_a_save(corpus: Path, unbroken: Path, tmp_path: Path) -> None:
+    """What is not committed does not exist; the run goes on and equals the unbroken one."""
+    kill_in_second_save(corpus, tmp_path / "write", "checkpoint.write", 1)
+    kill_in_second_save(corpus, tmp_path / "commit", "checkpoint.commit", 0)
+    kill_at_random(corpus, tmp_path / "random")
+    names = ("write", "commit", "random")
+    for name in ("write", "commit"):
+        assert saved_steps(tmp_path / name) == [3]
+        left = tmp_path / name / "checkpoints" / "step-00000006"
+        assert left.is_dir() and not (left / "MANIFEST.json").exists()
+    newest = saved_steps(tmp_path / "random")[-1]
+    assert newest >= 1
+    # Another rhythm, so that the unfinished step 6 is not written again, but cleaned up.
+    options = {"write": "checkpoint.every=7", "commit": EVERY, "random": EVERY}
+    plays = [Play(run_config(corpus, tmp_path / name, options[name])) for name in names]
+    assert run_ranks(play_runs, 2, plays) == [["done"] * 3] * 2
+    for name in names:
+        assert curve(tmp_path / name) == curve(unbroken), name
+        (resumed,) = events(tmp_path / name, "resume")
+        assert resumed["step"] == (newest if name == "random" else 3)
+        assert saved_steps(tmp_path / name)[-1] == 10
+        for path in (tmp_path / name / "checkpoints").iterdir():
+            manifest = json.loads((path / "MANIFEST.json").read_text())
+            wanted = {"MANIFEST.json", *(file["name"] for file in manifest["files"])}
+            assert {inner.name for inner in path.iterdir()} == wanted, "rubbish stays"
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def rank_file(checkpoint: Path) -> Path:
+    return sorted(checkpoint.glob("*.safetensors"))[1]
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "flip": (lambda c: flip(rank_file(c)), "hash differs"),
+    "cut": (lambda c: cut(rank_file(c)), "bytes, not"),
+    "gone": (lambda c: rank_file(c).unlink(), "No such file"),
+    "manifest": (lambda c: cut(c / "MANIFEST.json"), "not a sound manifest"),
+}
+
+
+def test_damage_and_a_full_disk(corpus: Path, unbroken: Path, tmp_path: Path) -> None:
+    """A damaged checkpoint is passed over, named, and the one before it used; without one the run ends.
+
+    A save that fails is an event, the run goes on, and the next save is fine.
+    """
+    plays = []
+    for name, (damage, _) in DAMAGES.items():
+        shutil.copytree(unbroken, tmp_path / name)
+        damage(tmp_path / name / "checkpoints" / "step-00000010")
+        plays.append(Play(run_config(corpus, tmp_path / name, EVERY)))
+    shutil.copytree(unbroken, tmp_path / "all")
+    for path in (tmp_path / "all" / "checkpoints").iterdir():
+        flip(rank_file(path))
+    plays.append(Play(run_config(corpus, tmp_path / "all", EVERY)))
+    shutil.copytree(unbroken, tmp_path / "newer")
+    newest = tmp_path / "newer" / "checkpoints" / "step-00000010" / "MANIFEST.json"
+    newest.write_text(newest.read_text().replace('"version":1', '"version":99', 1))
+    plays.append(Play(run_config(corpus, tmp_path / "newer", EVERY)))
+    for name, point, rank in (("full-write", "write", 1), ("full-commit", "commit", 0)):
+        fault = f"point=checkpoint.{point},rank={rank},do=full"
+        plays.append(Play(run_config(corpus, tmp_path / name, EVERY), fault=fault))
+    last = "point=checkpoint.write,rank=1,hit=4,do=full"
+    plays.append(Play(run_config(corpus, tmp_path / "full-last", EVERY), fault=last))
+
+    ends, others = run_ranks(play_runs, 2, plays)
+    assert ends == others, "all ranks come to the same end"
+    assert ends[:4] == ["done"] * 4
+    for name, (_, what) in DAMAGES.items():
+        (fault,) = events(tmp_path / name, "fault")
+        assert "checkpoint passed over: step-00000010: " in fault["cause"] and what in fault["cause"]
+        assert events(tmp_path / name, "resume")[-1]["step"] == 9
+        assert curve(tmp_path / name) == curve(unbroken)
+    assert ends[4].startswith("FailedWork: ") and "no checkpoint is whole" in ends[4]
+    assert "rank-00001" in ends[4] and "\n" not in ends[4]
+    assert ends[5].startswith("UserError: ") and "version 99 is newer" in ends[5]
+
+    assert ends[6:8] == ["done", "done"]
+    for name in ("full-write", "full-commit"):
+        (fault,) = events(tmp_path / name, "fault")
+        assert fault["step"] == 3 and "No space left on device" in fault["cause"]
+        assert [event["step"] for event in events(tmp_path / name, "commit")] == [6, 9, 10]
+        assert curve(tmp_path / name) == curve(unbroken)
+    assert ends[8].startswith("FailedWork: ") and "No space left on device" in ends[8]
+    assert saved_steps(tmp_path / "full-last") == [3, 6, 9]

@@ -1,0 +1,149 @@
+"""What is wrong with a run is said before it begins: the key, the value, the mend, on one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import os
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from megatrain.checkpoint.manifest import Manifest, write_manifest
+from megatrain.data.tokenizer import MODEL_FILE, Tokenizer, save_tokenizer
+from megatrain.errors import FailedWork, UserError
+from megatrain.parallel.context import ParallelContext
+from megatrain.state import RunFolder, RunState
+from megatrain.train import preflight, session
+from megatrain.train.preflight import prepare_run
+from tests.distributed.corpus import make_corpus, run_config
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def refused(match: str, config: object, world: int = 1, kind: type[Exception] = UserError) -> None:
+    with pytest.raises(kind, match=match) as caught:
+        prepare_run(config, world)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def commit(folder: Path, corpus: Path, *overrides: str) -> None:
+    """A checkpoint of step 3 of this run, by its manifest alone."""
+    prepared = prepare_run(run_config(corpus, folder, *overrides), 1)
+    target = RunFolder(folder).checkpoint(3)
+    target.mkdir(parents=True)
+    state = RunState(seed=1234, data_fingerprint=prepared.fingerprint, step=3)
+    i = prepared.identity
+    write_manifest(target, Manifest(state, i.model, i.tokenizer, i.layout, None, "now", (), {}))
+
+
+def test_a_sound_run_writes_nothing(corpus: Path, tmp_path: Path) -> None:
+    prepared = prepare_run(run_config(corpus, tmp_path / "run", "evaluate.every=1"), 2)
+    assert prepared.train.sources == ("prose", "verse") and prepared.validation is not None
+    assert prepared.identity.layout == {"world": 2, "tensor": 1, "data": 2, "zero": 1}
+    assert not (tmp_path / "run").exists()
+    assert prepare_run(run_config(corpus, tmp_path / "run"), 4).fingerprint == prepared.fingerprint
+
+
+def test_data_and_tokenizer(corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    refused(r"data\.sources is empty", run_config(corpus, run, "data.sources=[]"))
+    refused(rf"{tmp_path}/no/train: no such dataset folder", run_config(tmp_path / "no", run))
+    refused(
+        r"model\.vocab_size \(300\) is below the tokenizer's 320",
+        run_config(corpus, run, "model.vocab_size=300"),
+    )
+    refused(r"smaller than one sample", run_config(corpus, run, "data.sequence_length=100000"))
+    refused(
+        r"parallel\.tensor \(2\) must divide the number of ranks \(3\)",
+        run_config(corpus, run, "parallel.tensor=2", "model.kv_heads=2"),
+        world=3,
+    )
+    copy = tmp_path / "copy"
+    shutil.copytree(corpus, copy)
+    shard = next((copy / "train").glob("*.arrow"))
+    shard.write_bytes(shard.read_bytes()[:-8])
+    refused(rf"{shard}: shard cut short or changed", run_config(copy, run))
+    (copy / "tokenizer" / MODEL_FILE).write_bytes(b"torn")
+    assert not run.exists()
+
+
+def test_a_foreign_tokenizer(corpus: Path, tmp_path: Path) -> None:
+    other = make_corpus(tmp_path / "other", seed=5)
+    refused(
+        r"tokenizer\.folder \(.*\) does not belong to the shards",
+        run_config(corpus, tmp_path / "run", f"tokenizer.folder={other}"),
+    )
+    own = tmp_path / "own"
+    save_tokenizer(own, (corpus / "tokenizer" / MODEL_FILE).read_bytes())
+    prepared = prepare_run(run_config(corpus, tmp_path / "run", f"tokenizer.folder={own}"), 1)
+    assert prepared.tokenizer.hash == Tokenizer.load(corpus).hash
+    # Another dataset with another tokenizer, in the folder of a run that began with this one.
+    commit(tmp_path / "begun", corpus)
+    refused("was trained with another tokenizer", run_config(other, tmp_path / "begun"))
+    mixed = run_config(corpus, tmp_path / "run", f"data.sources=[{{path: '{corpus}'}}, {{path: '{other}'}}]")
+    refused("different tokenizers", mixed)
+
+
+def test_a_run_folder_of_another_run(corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    commit(run, corpus)
+    prepare_run(run_config(corpus, run, "train.steps=99", "parallel.zero=3"), 2)  # these may change
+    refused(r"is of another model: model\.dim is 16 there and 32", run_config(corpus, run, "model.dim=32"))
+    for change in ("data.sequence_length=16", "run.seed=5", "data.document_mask=false"):
+        refused(r"trained on other data .* set data\.allow_change=true", run_config(corpus, run, change))
+        prepare_run(run_config(corpus, run, change, "data.allow_change=true"), 1)
+    weighted = f"data.sources=[{{path: '{corpus}', name: prose, weight: 1}}]"
+    refused("trained on other data", run_config(corpus, run, weighted))
+    manifest = next(run.glob("checkpoints/*/MANIFEST.json"))
+    manifest.write_text(manifest.read_text().replace('"version":1', '"version":9', 1))
+    refused("version 9 is newer than this megatrain reads", run_config(corpus, run))
+
+
+def test_no_room(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = run_config(corpus, tmp_path / "run")
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 100_000))
+    refused(r"run\.folder \(.*\): no room for checkpoints: .* lower checkpoint\.keep", config)
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: Usage(10**9, 0, 10**9))
+    prepare_run(config, 1)
+    monkeypatch.setattr(preflight.os, "access", lambda path, mode: False)
+    refused(r"run\.folder \(.*\) cannot be written", config)
+
+
+def test_a_run_in_use_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second start waits for the first, then gives up; when the first has ended, it goes ahead."""
+    monkeypatch.setattr(session, "LOCK_WAIT_S", 0)
+    folder, alone = RunFolder(tmp_path / "run"), ParallelContext.single()
+    with session._lock(folder, alone), pytest.raises(UserError, match=r"in use .*; stop it \(touch .*STOP\)"):
+        session._lock(folder, alone).__enter__()
+    with session._lock(folder, alone):
+        pass
+    # The lock is the process', so that a killed run leaves none behind.
+    descriptor = os.open(folder.root / "lock", os.O_RDWR)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(descriptor)
+
+
+def test_attempts_count_up(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert [session._next_attempt(folder) for _ in range(3)] == [1, 2, 3]
+
+
+def test_errors_are_alike_on_all_ranks() -> None:
+    def fail(kind: type[Exception]) -> None:
+        raise kind("why")
+
+    for kind in (UserError, FailedWork):
+        with pytest.raises(kind, match="why"):
+            session.alike(lambda kind=kind: fail(kind), ParallelContext.single())
+    with pytest.raises(ZeroDivisionError):
+        session.alike(lambda: 1 / 0, ParallelContext.single())
+    assert session.alike(lambda: 5, ParallelContext.single()) == 5
+
+
+def test_prepared_is_frozen(corpus: Path, tmp_path: Path) -> None:
+    prepared = prepare_run(run_config(corpus, tmp_path / "run"), 1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        prepared.fingerprint = "x"  # type: ignore[misc]
