@@ -22,7 +22,7 @@ REQUIRES = [
     "xxhash>=3.5",
 ]
 EXTRAS = {
-    "export": ["tokenizers>=0.21", "transformers>=5.0"],
+    "export": ["protobuf>=5", "tokenizers>=0.21", "transformers>=5.0"],
     "dev": [
         "hypothesis>=6.120",
         "mypy>=1.15",

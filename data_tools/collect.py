@@ -11,7 +11,7 @@ import xxhash
 from data_tools.clean import clean, drop_reason
 from data_tools.config import Clean, Filter, Source
 from data_tools.readers import Unreadable, read_documents
-from megatrain.data.manifest import hash_file
+from megatrain.durable import hash_file
 
 # A document's key: the two halves of the xxh3-128 of its cleaned text, big end first.
 Keys = npt.NDArray[np.uint64]

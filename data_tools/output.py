@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from megatrain.data.manifest import sync_folder, write_durably
+from megatrain.durable import sync_folder, write_durably
 from megatrain.errors import UserError, require
 
 PREPARED = "prepared.json"

@@ -22,13 +22,13 @@ from megatrain.data.manifest import (
     Manifest,
     ShardInfo,
     TokenizerInfo,
-    hash_file,
     read_manifest,
     splits_in,
     write_manifest,
 )
 from megatrain.data.shard import token_dtype
 from megatrain.data.tokenizer import FOLDER, save_tokenizer
+from megatrain.durable import hash_file
 from megatrain.errors import FailedWork, UserError, require
 
 # Part of every record: an output of another version of these steps is another output.

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A package imports only from the floors above its own line.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
+    ("errors", "durable"),
     ("config", "state", "faults"),
     ("parallel",),
     ("model", "data"),
@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 NEIGHBOURS: dict[tuple[str, str], str] = {
     ("__main__", "cli"): "python -m megatrain is the command line",
 }
-DATA_TOOLS_USES = {"data", "faults", "errors"}
+DATA_TOOLS_USES = {"data", "faults", "errors", "durable"}
 HANDS_OVER_TO_DATA_TOOLS = "cli"
 
 FLOOR_OF = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from megatrain.checkpoint.boxes import Box
-from megatrain.checkpoint.storage import DTYPES, FileInfo, replacing
+from megatrain.checkpoint.storage import DTYPES, FileInfo
+from megatrain.durable import replacing
 from megatrain.errors import FailedWork, UserError
 from megatrain.state import RunState
 
@@ -96,10 +97,14 @@ def read_manifest(folder: Path) -> Manifest:
                 f"{folder}: checkpoint version {tree['version']} is newer than this megatrain reads "
                 f"({VERSION}); upgrade megatrain"
             )
-        files = tuple(FileInfo(str(f["name"]), int(f["bytes"]), str(f["xxh3"])) for f in tree["files"])
+        if tree["version"] != VERSION:
+            raise ValueError(f"version is {tree['version']!r}")
+        files = tuple(FileInfo(f["name"], _whole([f["bytes"]])[0], f["xxh3"]) for f in tree["files"])
         for file in files:
-            if not FILE_NAME.fullmatch(file.name):
-                raise ValueError(f"file name {file.name!r}")
+            if not FILE_NAME.fullmatch(file.name) or file.bytes < 0:
+                raise ValueError(f"file {file.name!r} of {file.bytes} bytes")
+        if not isinstance(tree["loss"], float | int | None):
+            raise ValueError(f"loss is {tree['loss']!r}")
         tensors = {str(name): _tensor(name, entry, len(files)) for name, entry in tree["tensors"].items()}
         return Manifest(
             state=RunState.from_json(tree["state"]),
@@ -111,7 +116,7 @@ def read_manifest(folder: Path) -> Manifest:
             files=files,
             tensors=tensors,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, FailedWork) as error:
         raise FailedWork(f"{folder / MANIFEST}: not a sound manifest: {error}") from None
 
 
@@ -139,17 +144,23 @@ def _later(boxes: list[Box], index: int) -> Iterable[Box]:
 
 
 def _tensor(name: str, entry: dict[str, Any], files: int) -> StoredTensor:
-    shape = tuple(int(n) for n in entry["shape"])
+    shape = _whole(entry["shape"])
     if entry["dtype"] not in DTYPES or not shape or any(n < 1 or n > 1 << 40 for n in shape):
         raise ValueError(f"tensor {name}: dtype {entry['dtype']!r}, shape {shape}")
     boxes = []
     for offset, sizes, file in entry["boxes"]:
-        if not 0 <= file < files or len(offset) != len(shape) or len(sizes) != len(shape):
+        if file not in range(files) or len(offset) != len(shape) or len(sizes) != len(shape):
             raise ValueError(f"tensor {name}: box {offset} {sizes} in file {file}")
-        boxes.append(StoredBox(Box(tuple(map(int, offset)), tuple(map(int, sizes))), int(file)))
+        boxes.append(StoredBox(Box(_whole(offset), _whole(sizes)), _whole([file])[0]))
     if not covered_once(shape, [stored.box for stored in boxes]):
         raise ValueError(f"tensor {name}: its boxes do not fill it, each part once")
     return StoredTensor(shape, entry["dtype"], tuple(boxes))
+
+
+def _whole(values: list[Any]) -> tuple[int, ...]:
+    if any(type(value) is not int for value in values):
+        raise ValueError(f"{values} are not whole numbers")
+    return tuple(values)
 
 
 def _no_constant(name: str) -> float:

@@ -11,7 +11,8 @@ from safetensors import safe_open
 
 from megatrain.checkpoint.boxes import Box
 from megatrain.checkpoint.manifest import Manifest, box_key, read_manifest
-from megatrain.checkpoint.storage import DTYPES, hash_file
+from megatrain.checkpoint.storage import DTYPES
+from megatrain.durable import hash_file
 from megatrain.errors import FailedWork
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -13,9 +11,10 @@ from typing import BinaryIO
 import torch
 import xxhash
 
+from megatrain.durable import CHUNK_BYTES, replacing
+
 NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 DTYPES = {name: dtype for dtype, name in NAMES.items()}
-CHUNK_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -35,32 +34,6 @@ class Entry:
     key: str
     dtype: torch.dtype
     shape: tuple[int, ...]
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file that becomes `path`, flushed to disk, when the block ends well, and vanishes
-    otherwise."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the folder's entries durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_safetensors(
@@ -84,15 +57,6 @@ def write_safetensors(
             raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             size += _put(file, digest, memoryview(raw.numpy()))  # type: ignore[arg-type]
     return FileInfo(path.name, size, digest.hexdigest())
-
-
-def hash_file(path: Path) -> str:
-    """xxh3-128 of a file, hex."""
-    digest = xxhash.xxh3_128()
-    with open(path, "rb") as file:
-        while block := file.read(CHUNK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _header(entries: Sequence[Entry], metadata: dict[str, str] | None) -> bytes:

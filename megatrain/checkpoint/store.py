@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections import defaultdict
@@ -24,7 +25,8 @@ from megatrain.checkpoint.manifest import (
     write_manifest,
 )
 from megatrain.checkpoint.read import Checkpoint, committed
-from megatrain.checkpoint.storage import NAMES, Entry, FileInfo, sync_folder, write_safetensors
+from megatrain.checkpoint.storage import NAMES, Entry, FileInfo, write_safetensors
+from megatrain.durable import sync_folder
 from megatrain.errors import FailedWork, UserError
 from megatrain.parallel.collectives import broadcast_object, gather_objects
 from megatrain.parallel.context import ParallelContext
@@ -88,7 +90,7 @@ class Store:
             errors = [error] if error else []
         size = sum(share.info.bytes for share in shares if isinstance(share, _Share) and share.info)
         if not errors and self.context.world.rank == 0:
-            self._prune()
+            self._prune(target, {share.info.name for share in shares if share.info is not None})
         return Saved(target, size, time.perf_counter() - started, "; ".join(errors) or None)
 
     def find(self) -> Found:
@@ -171,8 +173,13 @@ class Store:
             return f"{target / MANIFEST}: {error.strerror or error}"
         return None
 
-    def _prune(self) -> None:
-        """Delete all but the newest `keep`, and what was never committed before the newest."""
+    def _prune(self, target: Path, files: set[str]) -> None:
+        """Delete all but the newest `keep`, what was never committed before the newest, and what an attempt
+        that was killed left where `target`, with these files, is now."""
+        for path in target.iterdir():
+            if path.name != MANIFEST and path.name not in files:
+                with contextlib.suppress(OSError):  # rubbish does no harm
+                    path.unlink()
         kept = committed(self.folder.checkpoints)
         newest = int(kept[0].name[5:])
         for path in self.folder.checkpoints.glob("step-*"):

@@ -12,9 +12,10 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from megatrain.data.manifest import Manifest, ShardInfo, hash_file, read_manifest
+from megatrain.data.manifest import Manifest, ShardInfo, read_manifest
 from megatrain.data.shard import token_dtype_of
 from megatrain.data.tokenizer import Tokenizer, find_tokenizer, read_info
+from megatrain.durable import hash_file
 from megatrain.errors import FailedWork, UserError, require
 
 _MAX_OPEN_FILES = 256

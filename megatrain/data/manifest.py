@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import xxhash
 
+from megatrain.durable import write_durably
 from megatrain.errors import FailedWork, UserError, require
 
 FORMAT_VERSION = 1
@@ -118,35 +118,6 @@ def check_version(version: object, where: Path) -> None:
         f"{where}: format version {version} is newer than this megatrain reads "
         f"({FORMAT_VERSION}); upgrade megatrain",
     )
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Put a file in place whole or not at all: temporary name, fsync, rename, fsync of the folder."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def hash_file(path: Path) -> str:
-    """The xxh3-128 of a file, as hexadecimal digits."""
-    state = xxhash.xxh3_128()
-    with path.open("rb", buffering=0) as stream:
-        while chunk := stream.read(1 << 23):
-            state.update(chunk)
-    return state.hexdigest()
 
 
 def splits_in(folder: Path) -> Sequence[Path]:

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from megatrain.data.manifest import FORMAT_VERSION, ShardInfo, check_version, hash_file, sync_folder
+from megatrain.data.manifest import FORMAT_VERSION, ShardInfo, check_version
+from megatrain.durable import hash_file, sync_folder
 from megatrain.errors import UserError, require
 
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from megatrain.data.manifest import FORMAT_VERSION, TokenizerInfo, check_version, write_durably
+from megatrain.data.manifest import FORMAT_VERSION, TokenizerInfo, check_version
+from megatrain.durable import write_durably
 from megatrain.errors import FailedWork, UserError, require
 
 MODEL_FILE = "tokenizer.model"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from megatrain.checkpoint.storage import sync_folder
+from megatrain.durable import sync_folder
 from megatrain.errors import UserError, require
 from megatrain.export.tokenizer import write_text
 

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from megatrain.checkpoint.storage import replacing
 from megatrain.config import Config
 from megatrain.data.loader import Batch, sequential_batches
 from megatrain.data.mixture import Split, TokenMixture
 from megatrain.data.tokenizer import Tokenizer
+from megatrain.durable import replacing
 from megatrain.errors import require
 from megatrain.evaluate.loss import ALL, HeldOut, as_records, evaluate_loss, held_out
 from megatrain.evaluate.ngram import NgramModel

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from megatrain.checkpoint.storage import replacing
 from megatrain.data.tokenizer import INFO_FILE, MODEL_FILE, find_tokenizer
+from megatrain.durable import replacing
 from megatrain.errors import require
 from megatrain.export import extra
 

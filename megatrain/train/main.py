@@ -10,8 +10,8 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatrain.checkpoint.storage import replacing
 from megatrain.config import load_config
+from megatrain.durable import replacing
 from megatrain.errors import FailedWork, UserError
 from megatrain.state import Stop
 from megatrain.train.ranks import leave, start_rank, world_from_environment

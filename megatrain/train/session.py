@@ -15,10 +15,10 @@ from typing import TypeVar
 
 import megatrain
 from megatrain.checkpoint.read import Checkpoint
-from megatrain.checkpoint.storage import replacing
-from megatrain.checkpoint.store import Store, load, require_same_model
+from megatrain.checkpoint.store import Saved, Store, load, require_same_model
 from megatrain.config import Config, to_yaml
 from megatrain.data.loader import Loader
+from megatrain.durable import replacing
 from megatrain.errors import FailedWork, UserError
 from megatrain.evaluate.loss import HeldOut, evaluate_loss
 from megatrain.model.flops import train_flops_per_token
@@ -51,9 +51,8 @@ class Session:
     log: RunLog
     wishes: Wishes
 
-    def save(self, state: RunState, loss: float | None) -> float:
-        """Collective. Save and say so; returns the seconds that training stood still. A failed save is an
-        event."""
+    def save(self, state: RunState, loss: float | None) -> Saved:
+        """Collective. Save and say so. A failed save is an event."""
         self.log.event(Event.SAVE, state.step, "")
         saved = self.store.save(self.engine.held(), state, self.prepared.identity, loss)
         if saved.error is None:
@@ -61,7 +60,7 @@ class Session:
         else:
             logger.error("step %d was not saved: %s", state.step, saved.error)
             self.log.event(Event.FAULT, state.step, f"not saved: {saved.error}")
-        return saved.seconds
+        return saved
 
     def evaluate(self, state: RunState) -> dict[str, HeldOut]:
         """Collective. Loss on the validation split, told to the log."""
@@ -189,7 +188,7 @@ def _write_config(folder: RunFolder, config: Config, prepared: Prepared) -> None
     text = to_yaml(config, comments)
     with replacing(folder.config) as file:
         file.write(text.encode())
-    logger.info("config:\n%s", text)
+    print(text, flush=True)
 
 
 def _next_attempt(folder: RunFolder) -> int:

@@ -19,9 +19,9 @@ from data_tools import output, prepare
 from data_tools.config import DataConfig
 from data_tools.progress import Progress
 from megatrain.data.dataset import TokenDataset
-from megatrain.data.manifest import hash_file
 from megatrain.data.shard import read_shard
 from megatrain.data.tokenizer import Tokenizer
+from megatrain.durable import hash_file
 from megatrain.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
