@@ -49,6 +49,7 @@ class TokenMixture:
             "data.sources='[{path: data/quickstart}]'",
         )
         members: dict[str, _Member] = {}
+        places: set[tuple[Path, str]] = set()
         opened = {source.path: TokenDataset.open(Path(source.path) / split) for source in config.sources}
         for source in config.sources:
             dataset = opened[source.path]
@@ -58,8 +59,10 @@ class TokenMixture:
                 f"it has {', '.join(dataset.sources)}",
             )
             for name in [source.name] if source.name is not None else dataset.sources:
+                place = (dataset.folder.resolve(), name)
+                require(place not in places, f"data.sources: {source.path}: source {name!r} is named twice")
+                places.add(place)
                 key = name if name not in members else f"{source.path}:{name}"
-                require(key not in members, f"data.sources: {source.path}: source {name!r} is named twice")
                 members[key] = _Member(dataset, name, source.weight)
         hashes = {m.dataset.tokenizer_hash: m.dataset.folder for m in members.values()}
         require(

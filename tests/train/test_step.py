@@ -42,6 +42,9 @@ def check_bad_steps(name: str, bad: dict[str, Any], left_out: dict[str, Any]) ->
     assert bad["digest"] == left_out["digest"], name
     state = bad["state"]
     assert (state.step, state.optimizer_step, state.skipped_in_row) == (STEPS, STEPS - len(BAD), 0)
+
+
+def check_losses(bad: dict[str, Any]) -> None:
     assert math.isnan(bad["records"][1]["loss"]) and math.isinf(bad["records"][4]["loss"])
     assert math.isfinite(bad["records"][3]["loss"]) and not math.isfinite(bad["records"][3]["norm"])
 
@@ -95,6 +98,7 @@ def test_steps_that_are_not_finite_leave_no_trace() -> None:
         *pairs, agreed, told = results
         for name, (bad, left_out) in zip(SETTINGS, pairs, strict=True):
             check_bad_steps(f"{name}, rank {rank}", bad, left_out)
+            check_losses(bad)
         assert agreed["valid"] == 21 and not agreed["finite"]
         found = agreed["agreed"]
         assert found.loss == (1.5 + 2.5) / 21 and found.finite
@@ -106,10 +110,11 @@ def test_steps_that_are_not_finite_leave_no_trace() -> None:
 
 
 def test_tensor_parallel_neighbours_skip_together() -> None:
+    """Also when the one whose loss is not the one that counts has it wrong: a broken device, say."""
     config = tiny("parallel.tensor=2")
     for agreed, (bad, left_out) in run_ranks(play, 2, [act(agreement, config), act(both, config)]):
         check_bad_steps("tensor 2", bad, left_out)
-        assert agreed["valid"] == 10 + agreed["valid"] % 10  # neighbours count their own, which is the same
+        assert not agreed["finite"]
         assert agreed["agreed"].loss == 1.5 / agreed["valid"], "one of the neighbours counts"
 
 
