@@ -46,8 +46,13 @@ class RunState:
             raise UserError(
                 f"run state version {version} is newer than this megatrain reads ({STATE_VERSION}); upgrade"
             )
-        names = {field.name for field in fields(RunState)}
-        if version != STATE_VERSION or set(tree) - {"version"} != names:
+        types = {field.name: field.type for field in fields(RunState)}
+        names = set(types)
+        if (
+            version != STATE_VERSION
+            or set(tree) - {"version"} != names
+            or any(type(tree[name]).__name__ != types[name] for name in names - {"skipped"})
+        ):
             raise FailedWork(f"not a run state: {json.dumps(tree)[:200]}")
         values = {name: tree[name] for name in names}
         values["skipped"] = tuple((int(first), int(last)) for first, last in tree["skipped"])

@@ -51,10 +51,17 @@ def run_loop(session: Session, state: RunState) -> Stop | None:
             state.step % config.evaluate.every == 0 or state.step == config.train.steps
         ):
             session.evaluate(state)
+        saved = None
         if save_due(config, state, result) and saved_step != state.step:
-            stall_s = session.save(state, result.loss if math.isfinite(result.loss) else None)
-            saved_step = state.step
+            saved = session.save(state, result.loss if math.isfinite(result.loss) else None)
+            stall_s, saved_step = saved.seconds, state.step
         session.wishes.granted(save=result.save, stop=result.stop is Stop.ASKED)
+        if (
+            saved is not None
+            and saved.error
+            and (state.step == config.train.steps or result.stop is Stop.ASKED)
+        ):
+            raise FailedWork(f"the end of the run, step {state.step}, was not saved: {saved.error}")
         if result.stop is not None:
             log.event(
                 Event.PREEMPT if result.stop is Stop.PREEMPTED else Event.STOP, state.step, result.stop.value

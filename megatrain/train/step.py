@@ -92,7 +92,7 @@ def agree(
     asked = rows[:, 1:4].amax(dim=0).tolist()
     return Agreed(
         loss=loss,
-        finite=math.isfinite(loss),
+        finite=math.isfinite(loss) and bool(rows[:, 0].isfinite().all()),
         wish=Wish(preempt=bool(asked[0]), stop=bool(asked[1]), save=bool(asked[2])),
         data_wait_s=float(rows[:, 4].max()),
         slowest_step_s=float(rows[:, 5].max()),
