@@ -71,8 +71,8 @@ class Attention(nn.Module):
         batch, sequence, _ = x_BSD.shape
         qkv = self.qkv(x_BSD).view(batch, sequence, -1, self.head_dim).transpose(1, 2)
         kv_heads = qkv.shape[1] // (self.group + 2)  # of this rank, read from the weight's own width
-        q, k, v = qkv.split((self.group * kv_heads, kv_heads, kv_heads), dim=1)
-        q, k = rotate(q), rotate(k)
+        qk, v = qkv.split(((self.group + 1) * kv_heads, kv_heads), dim=1)
+        q, k = torch.split(rotate(qk), [self.group * kv_heads, kv_heads], dim=1)
         if cache is not None:
             k, v = cache.extend(k, v)
         causal = mask_B1ST is None and sequence > 1

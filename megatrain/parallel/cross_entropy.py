@@ -18,8 +18,8 @@ CHUNK_ELEMENTS = 1 << 20  # fp32 copies exist of one chunk of rows at a time, so
 
 
 class _CrossEntropySum(torch.autograd.Function):
-    """The logits are overwritten by their own gradient in the forward pass: no second tensor of that size
-    exists."""
+    """The logits are overwritten by exp(logit - largest), then by their own gradient: no second tensor of
+    that size exists, and the exponentials are taken once."""
 
     @staticmethod
     def forward(
@@ -30,32 +30,49 @@ class _CrossEntropySum(torch.autograd.Function):
         own_T = labels_T - axis.rank * width
         inside_T = (own_T >= 0) & (own_T < width)
         own_T = own_T.clamp(0, width - 1)
-        top_T = all_reduce(logits_TV.amax(dim=1).float(), axis, dist.ReduceOp.MAX)
 
-        step = max(1, CHUNK_ELEMENTS // width)
-        chunks = [slice(first, min(first + step, rows)) for first in range(0, rows, step)]
-        sums_2T = torch.zeros(2, rows, dtype=torch.float32, device=logits_TV.device)
-        for chunk in chunks:
-            sums_2T[0, chunk] = (logits_TV[chunk].float() - top_T[chunk, None]).exp_().sum(dim=1)
-        sums_2T[1] = logits_TV.gather(1, own_T[:, None])[:, 0].float() * inside_T
-        all_reduce(sums_2T, axis)
-        log_sum_T = top_T + sums_2T[0].log()
+        # This rank's part alone: the largest logit, and sum(exp(logit - largest)).
+        top_T, sum_T = torch.empty(2, rows, dtype=torch.float32, device=logits_TV.device)
+        target_T = logits_TV.gather(1, own_T[:, None])[:, 0].float() * inside_T
+        for chunk in _chunks(logits_TV):
+            top_T[chunk] = logits_TV[chunk].amax(dim=1)
+            exponentials = (logits_TV[chunk].float() - top_T[chunk, None]).exp_()
+            sum_T[chunk] = exponentials.sum(dim=1)
+            if ctx.needs_input_grad[0]:
+                logits_TV[chunk] = exponentials
+
+        highest_T = all_reduce(top_T.clone(), axis, dist.ReduceOp.MAX)
+        shift_T = (top_T - highest_T).exp()
+        total_T, target_T = all_reduce(torch.stack((sum_T * shift_T, target_T)), axis)
+        log_likelihood_T = target_T - highest_T - total_T.log()
         weight_T = mask_T.float()
-        total = ((log_sum_T - sums_2T[1]) * weight_T).sum()
 
         if ctx.needs_input_grad[0]:
-            hit_T = (inside_T * weight_T)[:, None]
-            for chunk in chunks:
-                grad = (logits_TV[chunk].float() - log_sum_T[chunk, None]).exp_().mul_(weight_T[chunk, None])
-                grad.scatter_add_(1, own_T[chunk, None], -hit_T[chunk])
-                logits_TV[chunk] = grad.to(logits_TV.dtype)
-            ctx.grad_TV = logits_TV
+            ctx.exponentials_TV = logits_TV
+            # The gradient is softmax, and softmax - 1 at the label: there it is computed in fp32.
+            at_label_T = weight_T * log_likelihood_T.expm1()
+            ctx.save_for_backward(own_T, inside_T, weight_T * shift_T / total_T, at_label_T)
+        total: torch.Tensor = -(log_likelihood_T * weight_T).sum()
         return total
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        grad_TV, ctx.grad_TV = ctx.grad_TV, None
-        return grad_TV.mul_(grad.to(grad_TV.dtype)), None, None, None
+        grad_TV: torch.Tensor = ctx.exponentials_TV
+        ctx.exponentials_TV = None
+        own_T, inside_T, share_T, at_label_T = ctx.saved_tensors
+        scale_T1 = (share_T * grad)[:, None]
+        for chunk in _chunks(grad_TV):
+            torch.mul(grad_TV[chunk], scale_T1[chunk], out=grad_TV[chunk])
+        at_own_T = grad_TV.gather(1, own_T[:, None])[:, 0]
+        at_own_T = torch.where(inside_T, (at_label_T * grad).to(grad_TV.dtype), at_own_T)
+        grad_TV.scatter_(1, own_T[:, None], at_own_T[:, None])
+        return grad_TV, None, None, None
+
+
+def _chunks(logits_TV: torch.Tensor) -> list[slice]:
+    rows, width = logits_TV.shape
+    step = max(1, CHUNK_ELEMENTS // width)
+    return [slice(first, min(first + step, rows)) for first in range(0, rows, step)]
 
 
 class CrossEntropySum(nn.Module):
