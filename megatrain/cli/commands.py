@@ -185,11 +185,12 @@ def generate(arguments: argparse.Namespace) -> int:
 
 
 def _baselines(folder: RunFolder) -> dict[str, float]:
-    """Bits per byte of the n-gram models, if `evaluate --baselines` has found them."""
+    """Bits per byte of the model and the n-gram models that `evaluate --baselines` has found, if it ran."""
     for split in ("validation", "test"):
         if folder.scores(split).exists():
             results = json.loads(folder.scores(split).read_text(encoding="utf-8"))["results"]
-            return {who: found["all"]["bits_per_byte"] for who, found in results.items() if who != "model"}
+            bits = {who: found["all"]["bits_per_byte"] for who, found in results.items()}
+            return {f"{who}, {split} split": value for who, value in bits.items()}
     return {}
 
 
