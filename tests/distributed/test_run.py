@@ -10,7 +10,14 @@ import pytest
 from tests.distributed.corpus import Play, curve, evaluations, events, play_runs, run_config, saved_steps
 from tests.distributed.ranks import run_ranks
 
-KINDS = {"stopped": "asked", "preempted": "preempted", "saved": "done", "unbroken": "done"}
+DIVERGED = "FailedWork: 2 steps in a row had no finite loss or gradient; see events.jsonl"
+KINDS = {
+    "unbroken": "done",
+    "stopped": "asked",
+    "preempted": "preempted",
+    "saved": "done",
+    "diverged": DIVERGED,
+}
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +30,23 @@ def folder(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "stopped": Play(run_config(corpus, folder / "stopped", *options), touch={5: "STOP"}),
         "preempted": Play(run_config(corpus, folder / "preempted", *options), terminate={2: 1}),
         "saved": Play(run_config(corpus, folder / "saved", *options), touch={1: "SAVE"}),
+        # The first update makes weights of 1e37, whose squares are not finite.
+        "diverged": Play(
+            run_config(
+                corpus,
+                folder / "diverged",
+                *options,
+                "schedule.learning_rate=1e38",
+                "resilience.max_skipped_in_row=2",
+                "checkpoint.every=2",
+            )
+        ),
     }
     for by_rank in run_ranks(play_runs, 2, list(plays.values())):
         assert dict(zip(plays, by_rank, strict=True)) == KINDS
     for name in plays:
         shutil.copytree(folder / name, folder / "before" / name)
-    again = [Play(play.config) for play in plays.values()]
+    again = [Play(play.config) for name, play in plays.items() if name != "diverged"]
     for by_rank in run_ranks(play_runs, 2, again):
         assert by_rank == ["done"] * 4
     return folder
@@ -76,3 +94,9 @@ def test_attempts_are_numbered(folder: Path) -> None:
     text = (folder / "stopped" / "metrics.jsonl").read_text()
     assert text.count('"attempt":1') + text.count('"attempt": 1') == 6
     assert text.count('"attempt":2') + text.count('"attempt": 2') == 4
+
+
+def test_too_many_skipped_steps_end_the_run(folder: Path) -> None:
+    told = {step: record[-1] for step, record in curve(folder / "diverged").items()}
+    assert told == {1: False, 2: True, 3: True}
+    assert [event["step"] for event in events(folder / "diverged", "skip")] == [2, 3]
