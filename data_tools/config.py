@@ -106,7 +106,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> DataConfig:
         raise UserError(f"{path}: no such config file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a config: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     require(isinstance(tree, dict), f"{path}: a config is a mapping of sections")
     for override in overrides:
@@ -145,7 +145,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         require(isinstance(at, dict), f"override {override!r}: {section} is not a section")
     try:
         at[key] = yaml.load(text, _Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, TypeError):
         at[key] = text
 
 

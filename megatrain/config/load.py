@@ -61,6 +61,8 @@ def parse_config(text: str, overrides: Sequence[str] = (), *, where: str = "conf
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
         raise UserError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    except (ValueError, TypeError) as error:  # a date that is none, a list as a key
+        raise UserError(f"{where}: not valid YAML: {error}") from None
     require(isinstance(tree, dict), f"{where}: a config is a mapping of sections, not {type(tree).__name__}")
     version = tree.get("version", FORMAT_VERSION)
     require(
@@ -98,7 +100,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     *sections, key = path.lstrip("-").split(".")
     try:
         value = yaml.load(text, _Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, TypeError):
         value = text
     at = tree
     for name in sections:

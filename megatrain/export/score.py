@@ -23,6 +23,7 @@ from megatrain.export.generate import load_source
 from megatrain.export.source import Source, find_source
 from megatrain.model import LossSum
 from megatrain.parallel.context import ParallelContext
+from megatrain.train.ranks import keep_memory
 
 MODEL = "model"
 NGRAMS = {
@@ -30,6 +31,7 @@ NGRAMS = {
     "bigram (interpolated modified Kneser-Ney)": 2,
     "5-gram (interpolated modified Kneser-Ney)": 5,
 }
+FORWARD_TOKENS = 2048  # taken through the model at a time
 MAX_BASELINE_TOKENS = 100_000_000  # n-gram counts are kept in memory
 
 
@@ -67,6 +69,7 @@ def score(
         tokenizer.hash == data.tokenizer_hash,
         f"{where}: the model's tokenizer is not the one that the shards of {data.folder} were made with",
     )
+    keep_memory()
     model = load_source(source)
     model.documents = config.data.document_mask
 
@@ -81,7 +84,7 @@ def score(
             tokenizer.byte_lengths(),
             ParallelContext.single(),
             sequence_length=config.data.sequence_length,
-            micro_batch=config.train.micro_batch,
+            micro_batch=max(1, FORWARD_TOKENS // config.data.sequence_length),
             document_mask=config.data.document_mask,
             windows=windows,
         )

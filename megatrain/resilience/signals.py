@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 from megatrain.state import RunFolder
@@ -59,6 +60,12 @@ class Wishes:
 
 
 def _alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended but was not reaped (a zombie) does not."""
+    try:
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            return False
+    except OSError:
+        pass  # no such file system here, or no such process: the signal tells
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

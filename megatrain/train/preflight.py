@@ -8,13 +8,14 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatrain.checkpoint.manifest import MANIFEST
 from megatrain.checkpoint.read import Checkpoint, committed
 from megatrain.checkpoint.store import Identity, require_same_model
 from megatrain.config import Config, Derived, derive
 from megatrain.data.mixture import TokenMixture
 from megatrain.data.order import SampleOrder
 from megatrain.data.tokenizer import Tokenizer
-from megatrain.errors import FailedWork, UserError, require
+from megatrain.errors import FailedWork, require
 from megatrain.model.flops import count_parameters
 from megatrain.state import RunFolder
 
@@ -60,6 +61,8 @@ def prepare_run(config: Config, world: int) -> Prepared:
     identity = Identity(config.model.model_dump(mode="json"), train.tokenizer_hash, layout)
     folder = RunFolder(Path(config.run.folder))
     _check_run_folder(folder, config, identity, fingerprint)
+    if config.checkpoint.load_weights_from is not None and not committed(folder.checkpoints):
+        _check_weights(Path(config.checkpoint.load_weights_from), identity)
     return Prepared(derived, train, validation, order, tokenizer, fingerprint, identity, folder)
 
 
@@ -86,6 +89,15 @@ def _tokenizer(config: Config, train: TokenMixture) -> Tokenizer:
     return tokenizer
 
 
+def _check_weights(source: Path, identity: Identity) -> None:
+    require(
+        (source / MANIFEST).is_file(),
+        f"checkpoint.load_weights_from ({source}): no checkpoint there; "
+        "name a folder like RUN/checkpoints/step-00001000",
+    )
+    require_same_model(Checkpoint(source), identity)
+
+
 def _check_run_folder(folder: RunFolder, config: Config, identity: Identity, fingerprint: str) -> None:
     existing = committed(folder.checkpoints)
     if existing:
@@ -96,8 +108,11 @@ def _check_run_folder(folder: RunFolder, config: Config, identity: Identity, fin
         require_same_model(newest, identity)
         require_same_data(newest.manifest.state.data_fingerprint, fingerprint, config)
     home = next(path for path in (folder.root, *folder.root.absolute().parents) if path.exists())
-    if not os.access(home, os.W_OK):
-        raise UserError(f"run.folder ({folder.root}) cannot be written; choose another")
+    require(home.is_dir(), f"run.folder ({folder.root}): {home} is a file; choose another folder")
+    require(
+        os.access(home, os.W_OK),
+        f"run.folder ({folder.root}): {home} cannot be written; choose another folder",
+    )
     # A new checkpoint is whole before an old one goes, so there must be room for one more than are kept.
     size = STATE_BYTES * count_parameters(config.model).total
     wanted = size * max(1, config.checkpoint.keep + 1 - len(existing)) if not existing else size

@@ -211,7 +211,6 @@ def test_no_room_for_a_checkpoint(
     assert re.search(r"run\.folder \(run\): no room for checkpoints: 0\.0 GiB free, .* needed; choose", line)
 
 
-@pytest.mark.xfail(reason="the preflight takes a file for a writable folder")
 @pytest.mark.parametrize("folder", ["file", "file/run", "file/deeper/run"])
 @pytest.mark.parametrize("command", ["check", "train"])
 def test_a_file_where_the_run_folder_should_be(command: str, folder: str, call: Call, scene: Scene) -> None:
