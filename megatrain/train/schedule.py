@@ -19,7 +19,7 @@ def learning_rate(step: int, schedule: ScheduleConfig, steps: int) -> float:
         return peak * (step + 1) / (schedule.warmup_steps + 1)
     begin = schedule.warmup_steps
     if schedule.kind == "wsd":
-        begin = steps - wsd_decay_steps(schedule, steps)
+        begin = max(begin, steps - wsd_decay_steps(schedule, steps))
     done = min(1.0, max(0.0, (step - begin) / max(1, steps - 1 - begin)))
     match schedule.kind:
         case "constant":

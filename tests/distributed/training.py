@@ -57,6 +57,7 @@ def act(function: Callable[..., Any], config: Config, *args: Any) -> Act:
 def play(rank: int, acts: Sequence[Act]) -> list[Any]:
     """The acts' results; they share one tensor size, for DeepSpeed keeps the mesh of a process."""
     context = start_rank(acts[0][1])
+    gc.freeze()  # what the fork server imported need not be looked through after each act
     results = []
     for function, config, args in acts:
         assert config.parallel.tensor == context.tensor.size

@@ -109,7 +109,7 @@ def test_no_room(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: Usage(10**9, 0, 10**9))
     prepare_run(config, 1)
     monkeypatch.setattr(preflight.os, "access", lambda path, mode: False)
-    refused(r"run\.folder \(.*\) cannot be written", config)
+    refused(r"run\.folder \(.*\): .* cannot be written", config)
 
 
 def test_a_run_in_use_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

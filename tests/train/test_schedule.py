@@ -53,6 +53,7 @@ def test_up_then_down_and_within_bounds(kind: str, steps: int, final: float, dat
     warm = data.draw(st.integers(0, steps - 1))
     schedule = ScheduleConfig(kind=kind, learning_rate=0.3, final_fraction=final, warmup_steps=warm)
     series = [learning_rate(step, schedule, steps) for step in range(steps)]
-    assert all(0 < rate <= 0.3 or rate == final == 0 for rate in series)
+    bound = math.nextafter(0.3, 1)  # cosine adds its end to the rest: one rounding
+    assert all(0 < rate <= bound or rate == final == 0 for rate in series)
     assert all(a < b for a, b in itertools.pairwise(series[: warm + 1]))
     assert all(a >= b for a, b in itertools.pairwise(series[warm:]))
