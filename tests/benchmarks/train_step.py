@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import shutil
+import socket
 import statistics
 import time
 from collections.abc import Callable
@@ -85,6 +86,7 @@ def main() -> None:
     compiled = not arguments.no_compile and shutil.which(os.environ.get("CXX", "g++")) is not None
     threads = [] if arguments.threads is None else [f"train.threads={arguments.threads}"]
     config = _config(arguments.model, arguments.dtype, *threads)
+    os.environ["MASTER_PORT"] = str(_free_port())
     context = start_rank(config)  # memory is kept and threads are set for all contestants alike
     contestants = _contestants(config, context, compiled)
     tokens = config.train.global_batch * config.data.sequence_length
@@ -101,6 +103,12 @@ def main() -> None:
         run = {"model": arguments.model, "dtype": arguments.dtype, "tokens_per_step": tokens}
         arguments.json.write_text(json.dumps({**run, **machine, "contestants": rows}, indent=1))
     leave()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def _config(model: str, dtype: str, *overrides: str) -> Config:
