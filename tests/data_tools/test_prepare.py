@@ -163,7 +163,14 @@ def test_killed_at_any_moment_leaves_nothing_half_made(config: DataConfig, tmp_p
 def _signalled(command: list[str], appeared: str, how: signal.Signals, out: Path) -> int:
     """Exit code of the command, signalled once a file has appeared; a run that was faster is made again."""
     for _ in range(20):
-        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=-3, stderr=-3)
+        process = subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            # A suite that was started in the background of a shell hands down that SIGINT is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         while process.poll() is None and not glob.glob(appeared):
             time.sleep(0.002)
         process.send_signal(how)
