@@ -8,6 +8,8 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." || exit 1
 bash launch/environment.sh dev || exit 1
 python=.venv/bin/python
 failed=()
+# torch.compile leaves semaphores to Python's resource tracker, which would say so after pytest's closing line.
+export PYTHONWARNINGS="ignore:resource_tracker:UserWarning"
 
 stage() {
     local name="$1"
