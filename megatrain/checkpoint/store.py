@@ -209,12 +209,12 @@ def load(checkpoint: Checkpoint, held: Sequence[Held]) -> None:
         checkpoint.read(h.tensor, h.box, h.data)
 
 
-def require_same_model(checkpoint: Checkpoint, identity: Identity, *, shape_only: bool = False) -> None:
+def require_same_model(checkpoint: Checkpoint, identity: Identity) -> None:
     """Raises UserError naming the first difference between the checkpoint's model or tokenizer and this
     run's."""
     for key, ours in identity.model.items():
         stored = checkpoint.manifest.model.get(key)
-        if stored != ours and not (shape_only and key == "init_std"):
+        if stored != ours:
             raise UserError(
                 f"{checkpoint.folder} is of another model: model.{key} is {stored} there and {ours} in the "
                 "config; choose another run.folder or set it back"
