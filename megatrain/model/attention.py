@@ -67,7 +67,7 @@ class Attention(nn.Module):
         mask_B1ST: torch.Tensor | None,
         cache: LayerCache | None = None,
     ) -> torch.Tensor:
-        """`mask` says what may be attended to; None is causal within the sequence."""
+        """`mask` is added to the scores; None is causal within the sequence."""
         batch, sequence, _ = x_BSD.shape
         qkv = self.qkv(x_BSD).view(batch, sequence, -1, self.head_dim).transpose(1, 2)
         kv_heads = qkv.shape[1] // (self.group + 2)  # of this rank, read from the weight's own width
@@ -83,10 +83,15 @@ class Attention(nn.Module):
         return out
 
 
-def document_mask(positions_BS: torch.Tensor) -> torch.Tensor:
-    """Causal attention within documents, bool (B, 1, S, S); a document begins where the position is 0."""
+def document_mask(positions_BS: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Causal attention within documents: 0 where it may attend, -inf elsewhere, (B, 1, S, S), to be added to the
+    scores; a document begins where the position is 0.
+
+    A boolean mask would be turned into this one in every layer again.
+    """
     sequence = positions_BS.shape[1]
     index = torch.arange(sequence, device=positions_BS.device)
     begin_BS = index - positions_BS  # where the position's own document begins
     mask_BST = (index[None, None, :] <= index[None, :, None]) & (index[None, None, :] >= begin_BS[:, :, None])
-    return mask_BST[:, None]
+    open_, shut = (torch.tensor(x, dtype=dtype, device=index.device) for x in (0.0, float("-inf")))
+    return torch.where(mask_BST, open_, shut)[:, None]

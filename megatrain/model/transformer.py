@@ -83,7 +83,8 @@ class Transformer(nn.Module):
         positions_BS: torch.Tensor,
         loss_mask_BS: torch.Tensor,
     ) -> LossSum:
-        mask = document_mask(positions_BS) if self.documents else None
+        dtype = self.embedding.weight.dtype
+        mask = document_mask(positions_BS, dtype) if self.documents else None
         x_BSD = self._hidden(tokens_BS, positions_BS, mask, None)
         total = self.loss(self.head(x_BSD).flatten(0, 1), labels_BS.flatten(), loss_mask_BS.flatten())
         return LossSum(total, loss_mask_BS.sum(dtype=torch.int64))
