@@ -1,8 +1,8 @@
 """Named points at which a fault can be injected; each costs one look-up of an absent variable when off.
 
 MEGATRAIN_FAULT="point=checkpoint.write,rank=1,hit=2,do=kill" makes rank 1 end itself with SIGKILL the second
-time it
-comes to the point. do: kill, crash (an exception), full (OSError: no space left), hang.
+time it comes to the point; hit=2+ also at each time after. do: kill, crash (an exception), full (OSError: no
+space left), hang.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def point(name: str, *, rank: int) -> None:
     wish = dict(item.split("=", 1) for item in asked.split(","))
     if wish.get("point") != name or int(wish.get("rank", rank)) != rank:
         return
-    if int(wish.get("hit", 1)) != _hits[name]:
+    hit, onwards = wish.get("hit", "1").removesuffix("+"), wish.get("hit", "1").endswith("+")
+    if _hits[name] < int(hit) or (_hits[name] > int(hit) and not onwards):
         return
     match wish.get("do", "kill"):
         case "kill":

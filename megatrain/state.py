@@ -102,6 +102,13 @@ class StepResult:
     stop: Stop | None
     save: bool
     """Somebody asked for a checkpoint."""
+    saving: bool
+    """Some rank is still writing the last one."""
+
+
+def checkpoint_name(step: int) -> str:
+    """Of the folder of a checkpoint."""
+    return f"step-{step:08d}"
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,13 @@ class RunFolder:
         return self.root / "events.jsonl"
 
     @property
+    def lease(self) -> Path:
+        """Which attempt holds the run."""
+        return self.root / "lease.json"
+
+    @property
     def checkpoints(self) -> Path:
+        """Unless checkpoint.folder names another place."""
         return self.root / "checkpoints"
 
     @property
@@ -149,7 +162,7 @@ class RunFolder:
         return self.root / "SAVE"
 
     def checkpoint(self, step: int) -> Path:
-        return self.checkpoints / f"step-{step:08d}"
+        return self.checkpoints / checkpoint_name(step)
 
     def log(self, rank: int) -> Path:
         return self.logs / f"rank-{rank:04d}.log"

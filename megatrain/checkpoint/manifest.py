@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from megatrain.checkpoint.boxes import Box
+from megatrain.checkpoint.place import Place
 from megatrain.checkpoint.storage import DTYPES, FileInfo
-from megatrain.durable import replacing
 from megatrain.errors import FailedWork, UserError
 from megatrain.state import RunState
 
 FORMAT = "megatrain-checkpoint"
-VERSION = 1
+VERSION = 2  # 1: without precision and validation_loss
 MANIFEST = "MANIFEST.json"
+MAX_BYTES = 1 << 30
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
 
 
@@ -44,9 +44,14 @@ class Manifest:
     """The model's config."""
     tokenizer: str
     """Hash of the tokenizer whose ids the model speaks."""
+    precision: dict[str, str] | None
+    """The config's section; None in version 1, which did not store it."""
     layout: dict[str, int]
     """The layout it was saved on; nothing depends on it."""
     loss: float | None
+    """Of the last step before it."""
+    validation_loss: float | None
+    """Over all sources, if it was evaluated at this step."""
     created: str
     files: tuple[FileInfo, ...]
     tensors: dict[str, StoredTensor]
@@ -61,8 +66,21 @@ def box_key(tensor: str, box: Box) -> str:
     return f"{tensor}@{','.join(map(str, box.offset))}"
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Commit: after this, the checkpoint exists."""
+def tensors_json(tensors: Mapping[str, StoredTensor]) -> str:
+    """The manifest's largest part; it stays the same from save to save of a run, so it is made once."""
+    tree = {
+        name: {
+            "shape": tensor.shape,
+            "dtype": tensor.dtype,
+            "boxes": [[stored.box.offset, stored.box.shape, stored.file] for stored in tensor.boxes],
+        }
+        for name, tensor in sorted(tensors.items())
+    }
+    return json.dumps(tree, separators=(",", ":"))
+
+
+def manifest_text(manifest: Manifest, tensors: str) -> bytes:
+    """The JSON of a manifest whose tensors are written already."""
     tree = {
         "format": FORMAT,
         "version": VERSION,
@@ -70,54 +88,77 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         "state": manifest.state.to_json(),
         "model": manifest.model,
         "tokenizer": manifest.tokenizer,
+        "precision": manifest.precision,
         "layout": manifest.layout,
-        "loss": manifest.loss if manifest.loss is None or math.isfinite(manifest.loss) else None,
+        "loss": _finite(manifest.loss),
+        "validation_loss": _finite(manifest.validation_loss),
         "files": [{"name": f.name, "bytes": f.bytes, "xxh3": f.xxh3} for f in manifest.files],
-        "tensors": {
-            name: {
-                "shape": tensor.shape,
-                "dtype": tensor.dtype,
-                "boxes": [[stored.box.offset, stored.box.shape, stored.file] for stored in tensor.boxes],
-            }
-            for name, tensor in sorted(manifest.tensors.items())
-        },
     }
-    with replacing(folder / MANIFEST) as file:
-        file.write(json.dumps(tree, separators=(",", ":"), allow_nan=False).encode())
+    head = json.dumps(tree, separators=(",", ":"), allow_nan=False)
+    return f'{head[:-1]},"tensors":{tensors}}}'.encode()
 
 
-def read_manifest(folder: Path) -> Manifest:
+def write_manifest(place: Place, name: str, manifest: Manifest, tensors: str | None = None) -> None:
+    """Commit: after this, the checkpoint exists."""
+    text = manifest_text(manifest, tensors if tensors is not None else tensors_json(manifest.tensors))
+    place.write(f"{name}/{MANIFEST}", [memoryview(text)])
+
+
+def read_manifest(place: Place, name: str) -> Manifest:
     """Raises UserError for a newer version, FailedWork for whatever is not a whole, sound manifest."""
+    where = f"{place}/{name}/{MANIFEST}"
     try:
-        tree = json.loads((folder / MANIFEST).read_text(encoding="utf-8"), parse_constant=_no_constant)
-        if tree["format"] != FORMAT:
-            raise ValueError(f"format is {tree['format']!r}")
-        if isinstance(tree["version"], int) and tree["version"] > VERSION:
-            raise UserError(
-                f"{folder}: checkpoint version {tree['version']} is newer than this megatrain reads "
-                f"({VERSION}); upgrade megatrain"
-            )
-        if tree["version"] != VERSION:
-            raise ValueError(f"version is {tree['version']!r}")
-        files = tuple(FileInfo(f["name"], _whole([f["bytes"]])[0], f["xxh3"]) for f in tree["files"])
-        for file in files:
-            if not FILE_NAME.fullmatch(file.name) or file.bytes < 0:
-                raise ValueError(f"file {file.name!r} of {file.bytes} bytes")
-        if not isinstance(tree["loss"], float | int | None):
-            raise ValueError(f"loss is {tree['loss']!r}")
-        tensors = {str(name): _tensor(name, entry, len(files)) for name, entry in tree["tensors"].items()}
-        return Manifest(
-            state=RunState.from_json(tree["state"]),
-            model=dict(tree["model"]),
-            tokenizer=str(tree["tokenizer"]),
-            layout=dict(tree["layout"]),
-            loss=tree["loss"],
-            created=str(tree["created"]),
-            files=files,
-            tensors=tensors,
+        return _parse(_text(place, f"{name}/{MANIFEST}"), where)
+    except OSError as error:
+        raise FailedWork(f"{where}: not a sound manifest: {error.strerror or error}") from None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, FailedWork) as error:
+        raise FailedWork(f"{where}: not a sound manifest: {error}") from None
+
+
+def _text(place: Place, name: str) -> bytes:
+    file = place.open(name)
+    try:
+        if file.size > MAX_BYTES:
+            raise ValueError(f"{file.size} bytes, at most {MAX_BYTES} are read")
+        text = bytearray(file.size)
+        file.read_into(0, memoryview(text))
+        return bytes(text)
+    finally:
+        file.close()
+
+
+def _parse(text: bytes, where: str) -> Manifest:
+    tree = json.loads(text, parse_constant=_no_constant)
+    if tree["format"] != FORMAT:
+        raise ValueError(f"format is {tree['format']!r}")
+    version = tree["version"]
+    if isinstance(version, int) and version > VERSION:
+        raise UserError(
+            f"{where}: checkpoint version {version} is newer than this megatrain reads ({VERSION}); "
+            "upgrade megatrain"
         )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, FailedWork) as error:
-        raise FailedWork(f"{folder / MANIFEST}: not a sound manifest: {error}") from None
+    if type(version) is not int or version < 1:
+        raise ValueError(f"version is {version!r}")
+    if version == 1:
+        tree = {**tree, "precision": None, "validation_loss": None}
+    files = tuple(FileInfo(f["name"], _whole([f["bytes"]])[0], f["xxh3"]) for f in tree["files"])
+    for file in files:
+        if not FILE_NAME.fullmatch(file.name) or file.bytes < 0 or type(file.xxh3) is not str:
+            raise ValueError(f"file {file.name!r} of {file.bytes} bytes")
+    if len({file.name for file in files}) != len(files):
+        raise ValueError("a file is listed twice")
+    return Manifest(
+        state=RunState.from_json(tree["state"]),
+        model=dict(tree["model"]),
+        tokenizer=str(tree["tokenizer"]),
+        precision=tree["precision"] if tree["precision"] is None else _texts(tree["precision"]),
+        layout={str(name): _whole([value])[0] for name, value in tree["layout"].items()},
+        loss=_number(tree["loss"]),
+        validation_loss=_number(tree["validation_loss"]),
+        created=str(tree["created"]),
+        files=files,
+        tensors={str(name): _tensor(name, entry, len(files)) for name, entry in tree["tensors"].items()},
+    )
 
 
 def covered_once(shape: tuple[int, ...], boxes: Iterable[Box]) -> bool:
@@ -161,6 +202,22 @@ def _whole(values: list[Any]) -> tuple[int, ...]:
     if any(type(value) is not int for value in values):
         raise ValueError(f"{values} are not whole numbers")
     return tuple(values)
+
+
+def _texts(tree: Any) -> dict[str, str]:
+    if any(type(value) is not str for value in tree.values()):
+        raise ValueError(f"{tree} are not texts")
+    return dict(tree)
+
+
+def _number(value: Any) -> float | None:
+    if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
+        raise ValueError(f"{value!r} is not a number")
+    return None if value is None else float(value)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _no_constant(name: str) -> float:

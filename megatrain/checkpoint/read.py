@@ -2,41 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
+import xxhash
 
 from megatrain.checkpoint.boxes import Box
-from megatrain.checkpoint.manifest import Manifest, box_key, read_manifest
-from megatrain.checkpoint.storage import DTYPES
-from megatrain.durable import hash_file
+from megatrain.checkpoint.manifest import MANIFEST, Manifest, StoredBox, box_key, read_manifest
+from megatrain.checkpoint.place import OpenFile, Place, blocks, open_place
+from megatrain.checkpoint.storage import DTYPES, Extent, raw_bytes, read_extents
 from megatrain.errors import FailedWork
+
+ROOM_BYTES = 1 << 26  # what is read beside its destination when a box must be cut
+MAX_OPEN_FILES = 64
 
 
 class Checkpoint:
     """A committed checkpoint, opened for reading; files are opened when they are first needed."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raises UserError for a newer format, FailedWork for an unsound manifest."""
-        self.folder = folder
-        self.manifest: Manifest = read_manifest(folder)
-        self._open: dict[int, Any] = {}
+    def __init__(self, folder: Path | str, place: Place | None = None) -> None:
+        """`folder` is a path or URL, or the name of a folder in `place`.
+
+        Raises UserError for a newer format, FailedWork for an unsound manifest.
+        """
+        parent, _, name = str(folder).rstrip("/").rpartition("/")
+        self.place = place or open_place(parent or ".")
+        self.name = name
+        self.manifest: Manifest = read_manifest(self.place, name)
+        self._open: OrderedDict[int, tuple[OpenFile, Mapping[str, Extent]]] = OrderedDict()
+
+    def __str__(self) -> str:
+        return f"{self.place}/{self.name}"
 
     def damaged(self, share: int = 0, shares: int = 1, *, hashes: bool = True) -> list[str]:
         """Files of this rank's share whose size, or hash, is not the manifest's: "name: what"."""
         found = []
         for info in self.manifest.files[share::shares]:
-            path = self.folder / info.name
             try:
-                if path.stat().st_size != info.bytes:
-                    found.append(f"{info.name}: {path.stat().st_size} bytes, not {info.bytes}")
-                elif hashes and hash_file(path) != info.xxh3:
-                    found.append(f"{info.name}: hash differs from the manifest's")
+                file = self.place.open(f"{self.name}/{info.name}")
+                try:
+                    if file.size != info.bytes:
+                        found.append(f"{info.name}: {file.size} bytes, not {info.bytes}")
+                    elif hashes and _hash(file) != info.xxh3:
+                        found.append(f"{info.name}: hash differs from the manifest's")
+                finally:
+                    file.close()
             except OSError as error:
-                found.append(f"{info.name}: {error.strerror}")
+                found.append(f"{info.name}: {error.strerror or error}")
         return found
 
     def names(self, kind: str) -> list[str]:
@@ -54,23 +69,20 @@ class Checkpoint:
     def read(self, name: str, box: Box, out: torch.Tensor) -> None:
         """Copy one box of a logical tensor into `out`, which has the box' shape (any dtype, any device).
 
-        Raises FailedWork when the checkpoint has no such tensor.
+        Raises FailedWork when the checkpoint has no such tensor, or a file is not what the manifest says.
         """
         stored = self.manifest.tensors.get(name)
         if stored is None:
-            raise FailedWork(f"{self.folder}: has no tensor {name}")
+            raise FailedWork(f"{self}: has no tensor {name}")
         filled = 0
         for candidate in stored.boxes:
             common = box.intersect(candidate.box)
             if common is None:
                 continue
-            values = self._file(candidate.file).get_slice(box_key(name, candidate.box))
-            if tuple(values.get_shape()) != candidate.box.shape or values.get_dtype() != stored.dtype:
-                raise FailedWork(f"{self.folder}: {name} in its file is not what the manifest says")
-            out[common.within(box)].copy_(values[common.within(candidate.box)])
+            self._copy(name, DTYPES[stored.dtype], candidate, common, out[common.within(box)])
             filled += common.numel
         if filled != box.numel:
-            raise FailedWork(f"{self.folder}: {name} has no values for {box}")
+            raise FailedWork(f"{self}: {name} has no values for {box}")
 
     def require_shapes(self, wanted: Iterable[tuple[str, Sequence[int]]]) -> None:
         """Raises FailedWork naming the first tensor that is absent or of another shape."""
@@ -78,19 +90,73 @@ class Checkpoint:
             stored = self.manifest.tensors.get(name)
             if stored is None or stored.shape != tuple(shape):
                 is_ = "is absent" if stored is None else f"has shape {list(stored.shape)}"
-                raise FailedWork(f"{self.folder}: {name} {is_}, wanted {list(shape)}")
+                raise FailedWork(f"{self}: {name} {is_}, wanted {list(shape)}")
 
-    def _file(self, number: int) -> Any:
-        if number not in self._open:
-            path = self.folder / self.manifest.files[number].name
+    def _copy(self, name: str, dtype: torch.dtype, stored: StoredBox, common: Box, out: torch.Tensor) -> None:
+        """The common part of a stored box into `out`: whole rows of the stored box are read, straight into
+        place where they are wanted as they are, else a bounded piece at a time beside it."""
+        file, extents = self._file(stored.file)
+        extent = extents.get(box_key(name, stored.box))
+        if extent is None or extent.shape != stored.box.shape or extent.dtype != dtype:
+            raise FailedWork(f"{self}: {name} in its file is not what the manifest says")
+        row = math.prod(stored.box.shape[1:]) * dtype.itemsize
+        first, *columns = common.within(stored.box)
+        as_is = (
+            common.shape[1:] == stored.box.shape[1:]
+            and out.dtype == dtype
+            and out.device.type == "cpu"
+            and out.is_contiguous()
+        )
+        step = common.shape[0] if as_is else max(1, ROOM_BYTES // row)
+        for low in range(0, common.shape[0], step):
+            rows = out[low : low + step]
+            room = rows if as_is else torch.empty((len(rows), *stored.box.shape[1:]), dtype=dtype)
             try:
-                self._open[number] = safe_open(path, framework="pt")
-            except Exception as error:
-                raise FailedWork(f"{path}: cannot be read: {error}") from None
+                file.read_into(extent.start + (first.start + low) * row, raw_bytes(room))
+            except OSError as error:
+                raise FailedWork(f"{self}: {name}: {error}") from None
+            if not as_is:
+                rows.copy_(room[(slice(None), *columns)])
+
+    def _file(self, number: int) -> tuple[OpenFile, Mapping[str, Extent]]:
+        if number in self._open:
+            self._open.move_to_end(number)
+            return self._open[number]
+        name = self.manifest.files[number].name
+        try:
+            file = self.place.open(f"{self.name}/{name}")
+            self._open[number] = file, read_extents(file)
+        except (OSError, ValueError, RecursionError) as error:
+            raise FailedWork(f"{self}/{name}: cannot be read: {error}") from None
+        if len(self._open) > MAX_OPEN_FILES:
+            self._open.popitem(last=False)[1][0].close()
         return self._open[number]
 
+    def close(self) -> None:
+        while self._open:
+            self._open.popitem()[1][0].close()
 
-def committed(checkpoints: Path) -> list[Path]:
-    """Folders that have a manifest, newest step first."""
-    found = [path.parent for path in checkpoints.glob("step-*/MANIFEST.json")]
-    return sorted((path for path in found if path.name[5:].isdigit()), key=lambda p: -int(p.name[5:]))
+
+def committed(place: Place) -> list[str]:
+    """Names of the folders that have a manifest, newest step first."""
+    found = [name for name in place.folders() if is_checkpoint_name(name)]
+    return sorted(
+        (name for name in found if place.exists(f"{name}/{MANIFEST}")), key=lambda name: -step_of(name)
+    )
+
+
+def is_checkpoint_name(name: str) -> bool:
+    """Whether a folder is called like one."""
+    return name.startswith("step-") and name[5:].isdigit()
+
+
+def step_of(name: str) -> int:
+    """Of a checkpoint's folder, "step-00001000"."""
+    return int(name[5:])
+
+
+def _hash(file: OpenFile) -> str:
+    digest = xxhash.xxh3_128()
+    for piece in blocks(file):
+        digest.update(piece)
+    return digest.hexdigest()

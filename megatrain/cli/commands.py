@@ -8,10 +8,9 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from megatrain.errors import FailedWork, require
+from megatrain.errors import require
 
 if TYPE_CHECKING:
-    from megatrain.checkpoint.read import Checkpoint
     from megatrain.state import RunFolder
 
 
@@ -85,30 +84,6 @@ def report(arguments: argparse.Namespace) -> int:
     folder = RunFolder(arguments.folder)
     require(folder.metrics.exists(), f"{folder.root}: no metrics.jsonl there; name the folder of a run")
     print(draw_loss_curve(folder, _baselines(folder)))
-    return 0
-
-
-def checkpoint_ls(arguments: argparse.Namespace) -> int:
-    for checkpoint in _checkpoints(arguments):
-        manifest = checkpoint.manifest
-        loss = "-" if manifest.loss is None else f"{manifest.loss:.4f}"
-        layout = " ".join(f"{name} {value}" for name, value in manifest.layout.items())
-        whole = "; ".join(checkpoint.damaged(hashes=False)) or "whole"
-        print(
-            f"{checkpoint.folder.name}  {manifest.created}  {manifest.bytes / 2**20:9.1f} MiB  "
-            f"loss {loss}  saved on {layout}  {whole}"
-        )
-    return 0
-
-
-def checkpoint_verify(arguments: argparse.Namespace) -> int:
-    bad = 0
-    for checkpoint in _checkpoints(arguments):
-        damaged = checkpoint.damaged()
-        bad += bool(damaged)
-        print(f"{checkpoint.folder.name}  {'; '.join(damaged) or 'whole'}")
-    if bad:
-        raise FailedWork(f"{arguments.folder}: {bad} damaged; a run falls back to the newest whole one")
     return 0
 
 
@@ -192,15 +167,6 @@ def _baselines(folder: RunFolder) -> dict[str, float]:
             bits = {who: found["all"]["bits_per_byte"] for who, found in results.items()}
             return {f"{who}, {split} split": value for who, value in bits.items()}
     return {}
-
-
-def _checkpoints(arguments: argparse.Namespace) -> list[Checkpoint]:
-    from megatrain.checkpoint.read import Checkpoint, committed
-    from megatrain.state import RunFolder
-
-    folders = committed(RunFolder(arguments.folder).checkpoints)
-    require(folders, f"{arguments.folder}: no committed checkpoint there; name the folder of a run")
-    return [Checkpoint(folder) for folder in folders]
 
 
 def _warn(damaged: tuple[str, ...]) -> None:

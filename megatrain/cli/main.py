@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 import megatrain
-from megatrain.cli import commands
+from megatrain.cli import checkpoints, commands
 from megatrain.errors import FailedWork, UserError
 
 Run = Callable[[argparse.Namespace], int]
@@ -147,15 +147,46 @@ def _run_commands(verbs: Verbs) -> None:
     _config_arguments(train)
     report = _command(verbs, "report", commands.report, "Draw a run's loss curve.", "report runs/quickstart")
     report.add_argument("folder", type=Path, metavar="RUN")
+    _checkpoint_commands(verbs)
+
+
+def _checkpoint_commands(verbs: Verbs) -> None:
     kinds = _group(
-        verbs, "checkpoint", "List or verify a run's checkpoints.", "checkpoint ls runs/quickstart"
+        verbs,
+        "checkpoint",
+        "Look at a run's checkpoints, compare, clear away.",
+        "checkpoint ls runs/quickstart",
     )
     for name, run, help_ in (
-        ("ls", commands.checkpoint_ls, "Step, time, size, layout, loss of each."),
-        ("verify", commands.checkpoint_verify, "Re-hash every file of each."),
+        ("ls", checkpoints.ls, "Step, time, size, losses, layout of each, and whether it is whole."),
+        ("verify", checkpoints.verify, "Re-hash every file of each."),
     ):
         parser = _command(kinds, name, run, help_, f"checkpoint {name} runs/quickstart")
         parser.add_argument("folder", type=Path, metavar="RUN")
+    diff = _command(
+        kinds,
+        "diff",
+        checkpoints.diff,
+        "What differs between two checkpoints: state, and the tensors that are furthest apart.",
+        "checkpoint diff runs/a runs/b/checkpoints/step-00001000",
+    )
+    for name in ("first", "second"):
+        diff.add_argument(
+            name, metavar="A" if name == "first" else "B", help="a checkpoint, or a run's newest"
+        )
+    diff.add_argument("--most", type=int, default=20, help="tensors that are printed")
+    prune = _command(
+        kinds,
+        "prune",
+        checkpoints.prune,
+        "Remove checkpoints that no rule keeps, and older folders that were never committed.",
+        "checkpoint prune runs/quickstart --keep 1 --dry-run",
+    )
+    prune.add_argument("folder", type=Path, metavar="RUN")
+    prune.add_argument("--keep", type=int, required=True, help="the newest so many")
+    prune.add_argument("--keep-every", type=int, help="those whose step is a multiple of this")
+    prune.add_argument("--keep-best", type=int, default=0, help="so many with the lowest validation loss")
+    prune.add_argument("--dry-run", action="store_true", help="only say what would go")
 
 
 def _model_commands(verbs: Verbs) -> None:

@@ -187,19 +187,46 @@ class EvaluateConfig(Section):
 
 
 class CheckpointConfig(Section):
+    folder: str | None = None
+    """A folder, or s3://, gs:// and other URLs that fsspec reads; default: checkpoints/ in the run's folder.
+    """
+    staging: str | None = None
+    """Local folder where files wait for their upload to a URL; default: the system's for temporary files."""
     every: PositiveInt = 1000
     """Steps between checkpoints; the last step is always saved."""
+    every_minutes: PositiveReal | None = None
+    """Also when so many minutes have passed since the last."""
     keep: PositiveInt = 3
     """Newest checkpoints kept."""
+    keep_every: PositiveInt | None = None
+    """Checkpoints whose step is a multiple of this are kept for ever."""
+    keep_best: Count = 0
+    """As many with the lowest validation loss are kept; those whose step was evaluated have one."""
+    background: bool = True
+    """Copy into host memory (12 bytes a parameter, shared out over the ranks) and write while training goes
+    on."""
+    when_busy: Literal["wait", "skip"] = "wait"
+    """When a save is due while the one before is still being written."""
+    retry_s: PositiveReal = 60.0
+    """A save that failed is tried again after this, then after twice as long, up to 16 times as long."""
+    timeout_s: PositiveReal = 3600.0
+    """A save fails when a rank has not written its part by then."""
     verify: bool = True
     """Compare hashes when a checkpoint is read."""
+    allow_precision_change: bool = False
+    """Go on in another precision than the checkpoint was trained in, on purpose."""
     load_weights_from: str | None = None
-    """Start a new run from the weights of this checkpoint folder, with a fresh optimizer."""
+    """Start a new run from the weights of this checkpoint folder or URL, with a fresh optimizer."""
 
 
 class ResilienceConfig(Section):
     signals: tuple[Literal["SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT"], ...] = ("SIGTERM", "SIGUSR1")
     """A rank that gets one of these asks for a save and a stop with exit code 75."""
+    save_signal: Literal["SIGUSR1", "SIGUSR2"] | None = "SIGUSR2"
+    """A rank that gets this one asks for a checkpoint; training goes on."""
+    lease_s: PositiveReal = 60.0
+    """An attempt that has not renewed its lease on the run's folder for so long can be followed by another.
+    """
     max_skipped_in_row: PositiveInt = 10
     """So many steps in a row without a finite loss or gradient end the run."""
     collective_timeout_s: PositiveInt = 1800

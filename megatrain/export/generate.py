@@ -62,7 +62,7 @@ def continuations(
 
 def load_source(source: Source) -> Transformer:
     """The native model, on the CPU in fp32."""
-    return load_model(source.folder) if source.kind == "checkpoint" else load_exported(source.folder)
+    return load_model(source.folder) if source.kind == "checkpoint" else load_exported(Path(source.folder))
 
 
 def _decode_after(tokenizer: Tokenizer, ids: list[int], new: list[int]) -> str:

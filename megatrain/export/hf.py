@@ -42,7 +42,7 @@ class ExportResult:
 
 
 def export_hf(
-    checkpoint_folder: Path,
+    checkpoint_folder: Path | str,
     tokenizer_folder: Path,
     out: Path,
     *,

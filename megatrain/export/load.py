@@ -29,7 +29,7 @@ Read = Callable[[str, torch.Tensor], None]
 
 
 def load_model(
-    checkpoint_folder: Path, *, dtype: torch.dtype = torch.float32, rounded: torch.dtype | None = None
+    checkpoint_folder: Path | str, *, dtype: torch.dtype = torch.float32, rounded: torch.dtype | None = None
 ) -> Transformer:
     """The model of a native checkpoint, on the CPU; `rounded`: its weights pass through that dtype.
 
@@ -53,9 +53,9 @@ def checkpoint_model(checkpoint: Checkpoint) -> ModelConfig:
     try:
         model = ModelConfig.model_validate(checkpoint.manifest.model)
     except ValueError as error:
-        raise FailedWork(f"{checkpoint.folder}: not a model of this megatrain: {error}") from None
+        raise FailedWork(f"{checkpoint}: not a model of this megatrain: {error}") from None
     shapes = logical_shapes(model)
-    require_same_names(checkpoint.names(WEIGHTS), shapes, checkpoint.folder)
+    require_same_names(checkpoint.names(WEIGHTS), shapes, str(checkpoint))
     checkpoint.require_shapes((f"{WEIGHTS}/{name}", shape) for name, shape in shapes.items())
     return model
 
@@ -65,7 +65,7 @@ def require_belongs(tokenizer: Tokenizer, folder: Path, checkpoint: Checkpoint) 
     wanted, rows = checkpoint.manifest.tokenizer, checkpoint.manifest.model.get("vocab_size", 0)
     require(
         tokenizer.hash == wanted,
-        f"{folder}: tokenizer {tokenizer.hash[:12]} does not belong to {checkpoint.folder}, trained with "
+        f"{folder}: tokenizer {tokenizer.hash[:12]} does not belong to {checkpoint}, trained with "
         f"{wanted[:12]}; name the folder of that one",
     )
     require(

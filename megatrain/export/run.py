@@ -37,12 +37,12 @@ def export_run(
     source = find_source(where, tokenizer_folder)
     require(source.kind == "checkpoint", f"{where}: is an export already; name the run or a checkpoint")
     facts, config = source.facts, source.config
-    assert config is not None  # or there were no facts
+    assert config is not None and source.run is not None  # or there were no facts
     tokenizer = Tokenizer.load(source.tokenizer_folder)
     result = export_hf(
         source.folder,
         source.tokenizer_folder,
-        out or source.folder.parent.parent / "export",
+        out or source.run.root / "export",
         run=facts,
         dtype=dtype or config.export.dtype,
         shard_gib=shard_gib or config.export.shard_gib,

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from megatrain.checkpoint.manifest import MANIFEST
+from megatrain.checkpoint.place import Place, place_of_run
 from megatrain.checkpoint.read import Checkpoint, committed
 from megatrain.config import Config, load_config
 from megatrain.data.dataset import TokenDataset
@@ -24,10 +25,13 @@ class Source:
     """Where weights and their tokenizer lie."""
 
     kind: Literal["checkpoint", "export"]
-    folder: Path
+    folder: str
+    """A path, or the URL of a checkpoint on object storage."""
     tokenizer_folder: Path
     config: Config | None
     """The run's; None for an export, or for a checkpoint that was moved out of its run."""
+    run: RunFolder | None
+    """None where `config` is."""
     damaged: tuple[str, ...] = ()
     """Newer checkpoints of the run that were passed over: "step-00000200: what"."""
 
@@ -38,9 +42,8 @@ class Source:
             self.config is not None,
             f"{self.folder}: the run's config.yaml is not beside it; put it back in RUN/checkpoints",
         )
-        assert self.config is not None
-        run = RunFolder(self.folder.parent.parent)
-        text = run.config.read_text(encoding="utf-8")
+        assert self.config is not None and self.run is not None
+        text = self.run.config.read_text(encoding="utf-8")
         return RunFacts(self.config.run.name, self.config.data.sequence_length, text)
 
 
@@ -52,22 +55,30 @@ def find_source(where: Path, tokenizer_folder: Path | None = None) -> Source:
     """
     require(where.is_dir(), f"{where}: no such folder; name a run, a checkpoint or an export")
     if (where / "config.json").is_file():
-        return Source("export", where, tokenizer_folder or where, None)
+        return Source("export", str(where), tokenizer_folder or where, None, None)
     if (where / MANIFEST).is_file():
-        return _of_checkpoint(where.resolve(), tokenizer_folder, ())
-    checkpoints = RunFolder(where).checkpoints
+        folder = where.resolve()
+        return _of_checkpoint(str(folder), RunFolder(folder.parent.parent), tokenizer_folder, ())
+    run = RunFolder(where.resolve())
+    place = checkpoints_of(run)
     damaged: list[str] = []
-    for folder in committed(checkpoints):
-        what = _damage(folder)
+    for name in committed(place):
+        what = _damage(place, name)
         if what is None:
-            return _of_checkpoint(folder.resolve(), tokenizer_folder, tuple(damaged))
-        damaged.append(f"{folder.name}: {what}")
+            return _of_checkpoint(f"{place}/{name}", run, tokenizer_folder, tuple(damaged))
+        damaged.append(f"{name}: {what}")
     if damaged:
-        raise FailedWork(f"{checkpoints}: no checkpoint is whole ({' | '.join(damaged)})")
+        raise FailedWork(f"{place}: no checkpoint is whole ({' | '.join(damaged)})")
     raise UserError(
         f"{where}: neither an export (config.json), nor a checkpoint ({MANIFEST}), nor a run with a "
         "committed checkpoint (checkpoints/step-*)"
     )
+
+
+def checkpoints_of(run: RunFolder) -> Place:
+    """Where the checkpoints of a run lie, which its stored config says."""
+    config = load_config(run.config) if run.config.is_file() else None
+    return place_of_run(run, config.checkpoint.folder if config is not None else None)
 
 
 def sample_texts(config: Config, tokenizer: Tokenizer, *, per_source: int = 4) -> list[str]:
@@ -94,15 +105,16 @@ def _texts_of(dataset: TokenDataset, tokenizer: Tokenizer, length: int, per_sour
     return texts
 
 
-def _of_checkpoint(folder: Path, tokenizer_folder: Path | None, damaged: tuple[str, ...]) -> Source:
-    run = RunFolder(folder.parent.parent)
+def _of_checkpoint(
+    folder: str, run: RunFolder, tokenizer_folder: Path | None, damaged: tuple[str, ...]
+) -> Source:
     config = load_config(run.config) if run.config.is_file() else None
     home = tokenizer_folder or _tokenizer_folder(folder, config)
     require_belongs(Tokenizer.load(home), home, Checkpoint(folder))
-    return Source("checkpoint", folder, home, config, damaged)
+    return Source("checkpoint", folder, home, config, run if config is not None else None, damaged)
 
 
-def _tokenizer_folder(folder: Path, config: Config | None) -> Path:
+def _tokenizer_folder(folder: str, config: Config | None) -> Path:
     """Where the run's config says that its tokenizer lies; relative paths count from the current folder."""
     require(config is not None, f"{folder}: no config.yaml says where its tokenizer is; name its folder")
     assert config is not None
@@ -111,8 +123,8 @@ def _tokenizer_folder(folder: Path, config: Config | None) -> Path:
     return Path(paths[0])
 
 
-def _damage(folder: Path) -> str | None:
+def _damage(place: Place, name: str) -> str | None:
     try:
-        return "; ".join(Checkpoint(folder).damaged()[:3]) or None
+        return "; ".join(Checkpoint(name, place).damaged()[:3]) or None
     except FailedWork as error:
         return str(error)

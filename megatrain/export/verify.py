@@ -30,7 +30,7 @@ class Verified:
 
 
 def verify_logits(
-    checkpoint_folder: Path,
+    checkpoint_folder: Path | str,
     export_folder: Path,
     *,
     prompts: Sequence[Sequence[int]] = (),

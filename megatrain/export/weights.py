@@ -79,7 +79,7 @@ def _tensors(checkpoint: Checkpoint, names: Sequence[str], dtype: torch.dtype) -
     for name in names:
         exact = checkpoint.tensor(f"{WEIGHTS}/{name}")
         if not _finite(exact):
-            raise FailedWork(f"{checkpoint.folder}: {name} has values that are not finite; try an older one")
+            raise FailedWork(f"{checkpoint}: {name} has values that are not finite; try an older one")
         cast = exact.to(dtype)
         if not _finite(cast):
             raise FailedWork(f"{name}: has values too large for {dtype}; export with export.dtype=bf16")

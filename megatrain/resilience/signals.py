@@ -7,9 +7,9 @@ import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 
+from megatrain.resilience.process import alive
 from megatrain.state import RunFolder
 
 SUPERVISOR_VARIABLE = "MEGATRAIN_SUPERVISOR"
@@ -30,26 +30,33 @@ class Wish:
 class Wishes:
     """Catches the configured signals; rank 0 also looks for the run's STOP and SAVE files."""
 
-    def __init__(self, names: Sequence[str], folder: RunFolder, rank: int) -> None:
+    def __init__(
+        self, names: Sequence[str], folder: RunFolder, rank: int, *, save_signal: str | None = None
+    ) -> None:
+        """`names` of signals that ask for a save and an end, and of one that asks for a save alone."""
         self._folder, self._rank = folder, rank
         self._signalled = False
+        self._save_asked = False
         supervisor = os.environ.get(SUPERVISOR_VARIABLE, "")
         self._supervisor = int(supervisor) if supervisor.isdigit() else None
         for name in names:
             signal.signal(signal.Signals[name], self._catch)
+        if save_signal is not None:
+            signal.signal(signal.Signals[save_signal], self._catch_save)
 
-    def now(self) -> Wish:
-        """What is wished at this moment, on this rank."""
-        orphaned = self._supervisor is not None and not _alive(self._supervisor)
+    def now(self, *, save_due: bool = False) -> Wish:
+        """What is wished at this moment, on this rank; `save_due`: by the clock of rank 0."""
+        orphaned = self._supervisor is not None and not alive(self._supervisor)
         first = self._rank == 0
         return Wish(
             preempt=self._signalled or orphaned,
             stop=first and self._folder.stop_file.exists(),
-            save=first and self._folder.save_file.exists(),
+            save=save_due or self._save_asked or (first and self._folder.save_file.exists()),
         )
 
     def granted(self, *, save: bool, stop: bool) -> None:
-        """Rank 0 takes the files away once their wish was fulfilled."""
+        """A fulfilled wish for a save is over; rank 0 takes the files away."""
+        self._save_asked = self._save_asked and not save
         if self._rank == 0:
             for fulfilled, path in ((save, self._folder.save_file), (stop, self._folder.stop_file)):
                 if fulfilled:
@@ -58,18 +65,5 @@ class Wishes:
     def _catch(self, number: int, frame: FrameType | None) -> None:
         self._signalled = True
 
-
-def _alive(pid: int) -> bool:
-    """Whether the process runs; one that has ended but was not reaped (a zombie) does not."""
-    try:
-        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-            return False
-    except OSError:
-        pass  # no such file system here, or no such process: the signal tells
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    def _catch_save(self, number: int, frame: FrameType | None) -> None:
+        self._save_asked = True

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import math
 from dataclasses import replace
 
 from megatrain.config import Config
@@ -13,8 +11,6 @@ from megatrain.state import Event, RunState, StepResult, Stop
 from megatrain.train.schedule import learning_rate
 from megatrain.train.session import Session, open_session
 from megatrain.train.step import train_step
-
-logger = logging.getLogger(__name__)
 
 
 def train(config: Config, context: ParallelContext) -> Stop | None:
@@ -34,34 +30,36 @@ def run_loop(session: Session, state: RunState) -> Stop | None:
             session.engine,
             batch,
             learning_rate(state.step, config.schedule, config.train.steps),
-            session.wishes.now(),
+            session.wish(),
             samples=config.train.global_batch,
             last_step_s=last_step_s,
+            saving=session.store.busy,
         )
         state, last_step_s = advance(state, result), result.step_s
         log.step(state, result, stall_s)
-        stall_s = 0.0
+        stall_s, saved = 0.0, False
         if result.skipped:
             log.event(Event.SKIP, state.step, f"loss {result.loss}, gradient norm {result.grad_norm}")
             if state.skipped_in_row >= config.resilience.max_skipped_in_row:
                 raise FailedWork(
                     f"{state.skipped_in_row} steps in a row had no finite loss or gradient; see events.jsonl"
                 )
+        validation_loss = None
         if config.evaluate.every and (
             state.step % config.evaluate.every == 0 or state.step == config.train.steps
         ):
-            session.evaluate(state)
-        saved = None
-        if save_due(config, state, result) and saved_step != state.step:
-            saved = session.save(state, result.loss if math.isfinite(result.loss) else None)
-            stall_s, saved_step = saved.seconds, state.step
-        session.wishes.granted(save=result.save, stop=result.stop is Stop.ASKED)
-        if (
-            saved is not None
-            and saved.error
-            and (state.step == config.train.steps or result.stop is Stop.ASKED)
-        ):
-            raise FailedWork(f"the end of the run, step {state.step}, was not saved: {saved.error}")
+            validation_loss = session.evaluate(state)
+        session.tell_saved()
+        if result.stop is not None or state.step == config.train.steps:
+            session.save_last(state, result, validation_loss)
+            saved = True
+        elif save_due(config, state, result) and saved_step != state.step:
+            if result.saving and config.checkpoint.when_busy == "skip":
+                log.event(Event.SAVE, state.step, "left out: the one before is still being written")
+            else:
+                stall_s = session.save(state, result, validation_loss)
+                saved, saved_step = True, state.step
+        session.wishes.granted(save=result.save and saved, stop=result.stop is Stop.ASKED)
         if result.stop is not None:
             log.event(
                 Event.PREEMPT if result.stop is Stop.PREEMPTED else Event.STOP, state.step, result.stop.value
@@ -85,6 +83,5 @@ def advance(state: RunState, result: StepResult) -> RunState:
 
 
 def save_due(config: Config, state: RunState, result: StepResult) -> bool:
-    """At every so many steps, at the last, and when somebody asks; alike on all ranks."""
-    last = state.step == config.train.steps
-    return last or state.step % config.checkpoint.every == 0 or result.save or result.stop is not None
+    """At every so many steps, and when somebody asks (a file, a signal, the clock); alike on all ranks."""
+    return state.step % config.checkpoint.every == 0 or result.save

@@ -8,14 +8,14 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatrain.checkpoint.manifest import MANIFEST
+from megatrain.checkpoint.place import LocalPlace, Place, place_of_run, require_reachable
 from megatrain.checkpoint.read import Checkpoint, committed
-from megatrain.checkpoint.store import Identity, require_same_model
+from megatrain.checkpoint.store import Identity, require_same_model, require_same_precision
 from megatrain.config import Config, Derived, derive
 from megatrain.data.mixture import TokenMixture
 from megatrain.data.order import SampleOrder
 from megatrain.data.tokenizer import Tokenizer
-from megatrain.errors import FailedWork, require
+from megatrain.errors import FailedWork, UserError, require
 from megatrain.model.flops import count_parameters
 from megatrain.state import RunFolder
 
@@ -35,11 +35,13 @@ class Prepared:
     """Of all that decides which sample comes when: data, mixture, sequence length, document handling."""
     identity: Identity
     folder: RunFolder
+    place: Place
+    """Of the checkpoints."""
 
 
-def prepare_run(config: Config, world: int) -> Prepared:
+def prepare_run(config: Config, world: int, rank: int = 0) -> Prepared:
     """Raises UserError for whatever would stop the run later: exit 2 on the login node, not on a thousand
-    GPUs."""
+    GPUs. Rank 0 looks at the run's folder and at its checkpoints."""
     derived = derive(config, world)
     train = TokenMixture.open(config.data, "train")
     validation = TokenMixture.open(config.data, "validation") if config.evaluate.every else None
@@ -58,12 +60,23 @@ def prepare_run(config: Config, world: int) -> Prepared:
         "data": derived.data_parallel,
         "zero": config.parallel.zero,
     }
-    identity = Identity(config.model.model_dump(mode="json"), train.tokenizer_hash, layout)
+    identity = Identity(
+        config.model.model_dump(mode="json"),
+        train.tokenizer_hash,
+        config.precision.model_dump(mode="json"),
+        layout,
+    )
     folder = RunFolder(Path(config.run.folder))
-    _check_run_folder(folder, config, identity, fingerprint)
-    if config.checkpoint.load_weights_from is not None and not committed(folder.checkpoints):
-        _check_weights(Path(config.checkpoint.load_weights_from), identity)
-    return Prepared(derived, train, validation, order, tokenizer, fingerprint, identity, folder)
+    place = place_of_run(folder, config.checkpoint.folder, config.checkpoint.staging)
+    if rank == 0:
+        require_reachable(place)
+        existing = committed(place)
+        _check_room(folder, place, config, len(existing))
+        if existing:
+            _check_newest(place, existing[0], config, identity, fingerprint)
+        elif config.checkpoint.load_weights_from is not None:
+            _check_weights(config.checkpoint.load_weights_from, identity)
+    return Prepared(derived, train, validation, order, tokenizer, fingerprint, identity, folder, place)
 
 
 def require_same_data(stored: str, ours: str, config: Config) -> None:
@@ -89,36 +102,49 @@ def _tokenizer(config: Config, train: TokenMixture) -> Tokenizer:
     return tokenizer
 
 
-def _check_weights(source: Path, identity: Identity) -> None:
-    require(
-        (source / MANIFEST).is_file(),
-        f"checkpoint.load_weights_from ({source}): no checkpoint there; "
-        "name a folder like RUN/checkpoints/step-00001000",
-    )
-    require_same_model(Checkpoint(source), identity)
+def _check_weights(source: str, identity: Identity) -> None:
+    try:
+        checkpoint = Checkpoint(source)
+    except FailedWork as error:
+        raise UserError(
+            f"checkpoint.load_weights_from ({source}): no checkpoint there ({error}); "
+            "name a folder like RUN/checkpoints/step-00001000"
+        ) from None
+    require_same_model(checkpoint, identity)
 
 
-def _check_run_folder(folder: RunFolder, config: Config, identity: Identity, fingerprint: str) -> None:
-    existing = committed(folder.checkpoints)
-    if existing:
-        try:
-            newest = Checkpoint(existing[0])
-        except FailedWork:
-            return  # the run itself falls back to an older one
-        require_same_model(newest, identity)
-        require_same_data(newest.manifest.state.data_fingerprint, fingerprint, config)
-    home = next(path for path in (folder.root, *folder.root.absolute().parents) if path.exists())
-    require(home.is_dir(), f"run.folder ({folder.root}): {home} is a file; choose another folder")
-    require(
-        os.access(home, os.W_OK),
-        f"run.folder ({folder.root}): {home} cannot be written; choose another folder",
-    )
-    # A new checkpoint is whole before an old one goes, so there must be room for one more than are kept.
+def _check_newest(place: Place, name: str, config: Config, identity: Identity, fingerprint: str) -> None:
+    try:
+        newest = Checkpoint(name, place)
+    except FailedWork:
+        return  # the run itself falls back to an older one
+    require_same_model(newest, identity)
+    require_same_precision(newest, identity, allow_change=config.checkpoint.allow_precision_change)
+    require_same_data(newest.manifest.state.data_fingerprint, fingerprint, config)
+
+
+def _check_room(folder: RunFolder, place: Place, config: Config, existing: int) -> None:
+    """Folders that can be written, with room for one checkpoint more than are kept: a new one is whole before
+    an old one goes."""
+    _writable("run.folder", folder.root)
+    if not isinstance(place, LocalPlace):
+        return
+    key = "run.folder" if config.checkpoint.folder is None else "checkpoint.folder"
+    root = folder.root if config.checkpoint.folder is None else place.root
+    home = _writable(key, root)
     size = STATE_BYTES * count_parameters(config.model).total
-    wanted = size * max(1, config.checkpoint.keep + 1 - len(existing)) if not existing else size
+    wanted = size if existing else size * (config.checkpoint.keep + 1)
     free = shutil.disk_usage(home).free
     require(
         free > wanted,
-        f"run.folder ({folder.root}): no room for checkpoints: {free / 2**30:.1f} GiB free, "
+        f"{key} ({root}): no room for checkpoints: {free / 2**30:.1f} GiB free, "
         f"{wanted / 2**30:.1f} GiB needed; choose another disk or lower checkpoint.keep",
     )
+
+
+def _writable(key: str, folder: Path) -> Path:
+    """The folder, or the one in which it would be made."""
+    home = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    require(home.is_dir(), f"{key} ({folder}): {home} is a file; choose another folder")
+    require(os.access(home, os.W_OK), f"{key} ({folder}): {home} cannot be written; choose another folder")
+    return home

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import logging
-import os
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeVar
 
 import megatrain
+from megatrain.checkpoint.pace import Pace
 from megatrain.checkpoint.read import Checkpoint
-from megatrain.checkpoint.store import Saved, Store, load, require_same_model
+from megatrain.checkpoint.retention import Retention
+from megatrain.checkpoint.store import (
+    Facts,
+    Saved,
+    Store,
+    StoreSettings,
+    load,
+    may_commit,
+    require_same_model,
+    require_same_precision,
+)
 from megatrain.config import Config, to_yaml
 from megatrain.data.loader import Loader
 from megatrain.durable import replacing
 from megatrain.errors import FailedWork, UserError
-from megatrain.evaluate.loss import HeldOut, evaluate_loss
+from megatrain.evaluate.loss import evaluate_loss
 from megatrain.model.flops import train_flops_per_token
 from megatrain.observe.log import RunLog, open_log
 from megatrain.observe.metrics import Hardware
@@ -28,12 +36,15 @@ from megatrain.observe.peak import device_peak
 from megatrain.observe.ranklog import open_rank_log
 from megatrain.parallel.collectives import broadcast_object, gather_objects
 from megatrain.parallel.context import ParallelContext
-from megatrain.resilience.signals import Wishes
-from megatrain.state import Event, RunFolder, RunState
+from megatrain.resilience.lease import Lease, take_lease
+from megatrain.resilience.signals import Wish, Wishes
+from megatrain.state import Event, RunFolder, RunState, StepResult, Stop
 from megatrain.train.engine import DTYPES, Engine, build_engine
 from megatrain.train.preflight import Prepared, prepare_run, require_same_data
 
-LOCK_WAIT_S = 60
+LAST_TRIES = 3
+LAST_WAIT_S = 10.0
+ABANDON_S = 60.0
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
@@ -48,22 +59,64 @@ class Session:
     engine: Engine
     loader: Loader
     store: Store
+    pace: Pace
+    lease: Lease | None
+    """On rank 0."""
     log: RunLog
     wishes: Wishes
 
-    def save(self, state: RunState, loss: float | None) -> Saved:
-        """Collective. Save and say so. A failed save is an event."""
-        self.log.event(Event.SAVE, state.step, "")
-        saved = self.store.save(self.engine.held(), state, self.prepared.identity, loss)
-        if saved.error is None:
-            self.log.event(Event.COMMIT, state.step, "", bytes=saved.bytes, seconds=saved.seconds)
-        else:
-            logger.error("step %d was not saved: %s", state.step, saved.error)
-            self.log.event(Event.FAULT, state.step, f"not saved: {saved.error}")
-        return saved
+    def wish(self) -> Wish:
+        """What this rank was asked for until now; rank 0 also looks at the clock."""
+        return self.wishes.now(save_due=self.context.world.rank == 0 and self.pace.due())
 
-    def evaluate(self, state: RunState) -> dict[str, HeldOut]:
-        """Collective. Loss on the validation split, told to the log."""
+    def save(self, state: RunState, result: StepResult, validation_loss: float | None) -> float:
+        """Collective. Begin a save and say so; gives the seconds that training was held up."""
+        self.log.event(Event.SAVE, state.step, "")
+        self.pace.begun()
+        loss = result.loss if math.isfinite(result.loss) else None
+        facts = Facts(state, self.prepared.identity, loss, validation_loss)
+        return self.store.save(self.engine.held(), facts)
+
+    def tell_saved(self) -> None:
+        """Say what became of saves that are over. A failed one is an event, and tried again some time later.
+
+        Raises FailedWork when this attempt has lost its lease: another one goes on with the run.
+        """
+        for saved in self.store.finished():
+            self._tell(saved)
+
+    def save_last(self, state: RunState, result: StepResult, validation_loss: float | None) -> None:
+        """Collective. Save, wait until it is whole, and try again if it fails.
+
+        Raises FailedWork if it stays so; a preempted run ends all the same, to be started again from an older
+        one.
+        """
+        error = None
+        for turn in range(LAST_TRIES):
+            if turn:
+                time.sleep(min(self.config.checkpoint.retry_s, LAST_WAIT_S))
+            self.save(state, result, validation_loss)
+            for saved in self.store.wait():
+                self._tell(saved)
+                error = saved.error
+            if error is None:
+                return
+        if result.stop is not Stop.PREEMPTED:
+            raise FailedWork(f"the end of the run, step {state.step}, was not saved: {error}")
+
+    def _tell(self, saved: Saved) -> None:
+        self.pace.ended(well=saved.error is None)
+        if saved.error is None:
+            self.log.event(Event.COMMIT, saved.step, "", bytes=saved.bytes, seconds=saved.seconds)
+            return
+        logger.error("step %d was not saved: %s", saved.step, saved.error)
+        self.log.event(Event.FAULT, saved.step, f"not saved: {saved.error}")
+        reason = self.lease.lost() if self.lease is not None else None
+        if reason is not None:
+            raise FailedWork(reason)
+
+    def evaluate(self, state: RunState) -> float:
+        """Collective. Loss on the validation split, told to the log; gives that over all sources."""
         assert self.prepared.validation is not None
         self.engine.deepspeed.eval()
         results = evaluate_loss(
@@ -78,7 +131,7 @@ class Session:
         )
         self.engine.deepspeed.train()
         self.log.evaluation(state, {source: vars(result) for source, result in results.items()})
-        return dict(results)
+        return results["all"].loss
 
 
 @contextmanager
@@ -87,20 +140,32 @@ def open_session(config: Config, context: ParallelContext) -> Iterator[tuple[Ses
 
     Raises UserError and FailedWork alike on all ranks.
     """
-    prepared = alike(lambda: prepare_run(config, context.world.size), context)
+    world = context.world
+    prepared = alike(lambda: prepare_run(config, world.size, world.rank), context)
     folder = prepared.folder
-    with _lock(folder, context):
-        attempt = broadcast_object(_next_attempt(folder) if context.world.rank == 0 else 0, context.world)
-        open_rank_log(folder, context.world.rank)
+    with _lease(folder, config, context) as (lease, attempt):
+        open_rank_log(folder, world.rank)
         if config.data.verify == "hash":
-            alike(lambda: prepared.train.verify_share(context.world.rank, context.world.size), context)
+            alike(lambda: prepared.train.verify_share(world.rank, world.size), context)
         hardware = _hardware(config, context)
-        log = open_log(config, folder, context.world.rank, hardware)
-        if context.world.rank == 0:
+        log = open_log(config, folder, world.rank, hardware)
+        if world.rank == 0:
             _write_config(folder, config, prepared)
         engine = build_engine(config, prepared.derived, context)
-        store = Store(folder, context, keep=config.checkpoint.keep, verify=config.checkpoint.verify)
+        settings = config.checkpoint
+        store = Store(
+            prepared.place,
+            context,
+            StoreSettings(
+                Retention(settings.keep, settings.keep_every, settings.keep_best),
+                verify=settings.verify,
+                background=settings.background,
+                timeout_s=settings.timeout_s,
+            ),
+            lease.lost if lease is not None else may_commit,
+        )
         state = _begin(config, prepared, engine, store, log, attempt)
+        store.reserve(engine.held())
         loader = Loader(
             prepared.train,
             prepared.order,
@@ -112,9 +177,16 @@ def open_session(config: Config, context: ParallelContext) -> Iterator[tuple[Ses
             document_mask=config.data.document_mask,
             prefetch=config.data.prefetch,
         )
-        wishes = Wishes(config.resilience.signals, folder, context.world.rank)
+        signals = config.resilience
+        wishes = Wishes(signals.signals, folder, world.rank, save_signal=signals.save_signal)
+        pace = Pace(settings.every_minutes and 60 * settings.every_minutes, settings.retry_s)
+        session = Session(config, context, prepared, engine, loader, store, pace, lease, log, wishes)
         try:
-            yield Session(config, context, prepared, engine, loader, store, log, wishes), state
+            yield session, state
+        except (FailedWork, UserError):
+            store.wait(ABANDON_S)  # all ranks end alike: what was being saved can still become whole
+            session.tell_saved()
+            raise
         finally:
             loader.close()
             log.close()
@@ -143,19 +215,18 @@ def _begin(
     found = store.find()
     for damaged in found.damaged:
         log.event(Event.FAULT, state.step, f"checkpoint passed over: {damaged}")
-    if found.folder is not None:
-        checkpoint = Checkpoint(found.folder)
+    if found.name is not None:
+        checkpoint = store.open(found.name)
         stored = checkpoint.manifest.state
         alike(lambda: require_same_model(checkpoint, prepared.identity), context)
+        alike(lambda: _require_precision(checkpoint, prepared, config), context)
         alike(lambda: require_same_data(stored.data_fingerprint, prepared.fingerprint, config), context)
         alike(lambda: load(checkpoint, engine.held()), context)
         engine.after_load(stored.optimizer_step)
         state = replace(stored, attempt=attempt, data_fingerprint=prepared.fingerprint)
-        log.event(
-            Event.RESUME, state.step, str(found.folder), attempt=attempt, layout=prepared.identity.layout
-        )
+        log.event(Event.RESUME, state.step, str(checkpoint), attempt=attempt, layout=prepared.identity.layout)
     elif config.checkpoint.load_weights_from is not None:
-        source = Path(config.checkpoint.load_weights_from)
+        source = config.checkpoint.load_weights_from
         checkpoint = alike(lambda: Checkpoint(source), context)
         alike(lambda: require_same_model(checkpoint, prepared.identity), context)
         weights = [held for held in engine.held() if held.tensor.startswith("weights/")]
@@ -165,6 +236,11 @@ def _begin(
     else:
         log.event(Event.START, 0, "", attempt=attempt, layout=prepared.identity.layout)
     return state
+
+
+def _require_precision(checkpoint: Checkpoint, prepared: Prepared, config: Config) -> None:
+    allowed = config.checkpoint.allow_precision_change
+    require_same_precision(checkpoint, prepared.identity, allow_change=allowed)
 
 
 def _hardware(config: Config, context: ParallelContext) -> Hardware:
@@ -191,50 +267,14 @@ def _write_config(folder: RunFolder, config: Config, prepared: Prepared) -> None
     print(text, flush=True)
 
 
-def _next_attempt(folder: RunFolder) -> int:
-    """A number that no earlier start of this run has had, durably."""
-    path = folder.root / "attempt.json"
-    try:
-        attempt = int(json.loads(path.read_text())["attempt"]) + 1
-    except FileNotFoundError:
-        attempt = 1
-    with replacing(path) as file:
-        file.write(json.dumps({"attempt": attempt, "pid": os.getpid()}).encode())
-    return attempt
-
-
 @contextmanager
-def _lock(folder: RunFolder, context: ParallelContext) -> Iterator[None]:
-    """Collective. Rank 0 holds the folder's lock, so that two starts never write into one run."""
-    handle = None
-
-    def take() -> None:
-        nonlocal handle
-        if context.world.rank == 0:
-            folder.root.mkdir(parents=True, exist_ok=True)
-            handle = os.open(folder.root / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-            _wait_for(handle, folder)
-
-    alike(take, context)
+def _lease(folder: RunFolder, config: Config, context: ParallelContext) -> Iterator[tuple[Lease | None, int]]:
+    """Collective. Rank 0 holds the run's lease, so that two starts never write into one run; all know the
+    attempt."""
+    first = context.world.rank == 0
+    lease = alike(lambda: take_lease(folder, config.resilience.lease_s) if first else None, context)
     try:
-        yield
+        yield lease, broadcast_object(lease.attempt if lease is not None else 0, context.world)
     finally:
-        if handle is not None:
-            os.close(handle)
-
-
-def _wait_for(handle: int, folder: RunFolder) -> None:
-    """An earlier attempt may still be ending; whoever holds the lock longer is another run."""
-    deadline = time.monotonic() + LOCK_WAIT_S
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise UserError(
-                    f"run.folder ({folder.root}) is in use by a run that is going on; stop it (touch "
-                    f"{folder.stop_file}) or choose another run.folder"
-                ) from None
-            time.sleep(0.5)
-        else:
-            return
+        if lease is not None:
+            lease.release()

@@ -25,12 +25,21 @@ class Agreed:
     wish: Wish
     data_wait_s: float
     slowest_step_s: float
+    saving: bool
 
 
 def train_step(
-    engine: Engine, batch: RankBatch, learning_rate: float, wish: Wish, *, samples: int, last_step_s: float
+    engine: Engine,
+    batch: RankBatch,
+    learning_rate: float,
+    wish: Wish,
+    *,
+    samples: int,
+    last_step_s: float,
+    saving: bool = False,
 ) -> StepResult:
-    """Collective. One optimizer step on one global batch of `samples` samples.
+    """Collective. One optimizer step on one global batch of `samples` samples; `saving`: this rank still
+    writes a checkpoint.
 
     A batch whose loss or gradient is not finite leaves the weights as they were, on all ranks alike.
     """
@@ -45,7 +54,7 @@ def train_step(
         if index < len(batch.micro_batches) - 1:
             engine.micro_step()
     valid = count.total()
-    agreed = agree(float(loss_sum), valid, wish, batch.wait_s, last_step_s, engine.context)
+    agreed = agree(float(loss_sum), valid, wish, batch.wait_s, last_step_s, engine.context, saving=saving)
     engine.optimizer.veto = not agreed.finite
     engine.micro_step()
     grad_norm = engine.grad_norm
@@ -60,6 +69,7 @@ def train_step(
         data_wait_s=agreed.data_wait_s,
         stop=Stop.PREEMPTED if agreed.wish.preempt else Stop.ASKED if agreed.wish.stop else None,
         save=agreed.wish.save,
+        saving=agreed.saving,
     )
 
 
@@ -80,11 +90,18 @@ class ValidTokens:
 
 
 def agree(
-    loss_sum: float, valid: int, wish: Wish, wait_s: float, step_s: float, context: ParallelContext
+    loss_sum: float,
+    valid: int,
+    wish: Wish,
+    wait_s: float,
+    step_s: float,
+    context: ParallelContext,
+    *,
+    saving: bool = False,
 ) -> Agreed:
     """Collective. The step's one collective: every rank comes to the same numbers in the same order of
     summation."""
-    own = [loss_sum, float(wish.preempt), float(wish.stop), float(wish.save), wait_s, step_s]
+    own = [loss_sum, float(wish.preempt), float(wish.stop), float(wish.save), wait_s, step_s, float(saving)]
     rows = _gather_rows(own, context.world, context.device)
     # tensor-parallel neighbours have the same loss: one of them counts
     losses = rows[:: context.tensor.size, 0]
@@ -96,6 +113,7 @@ def agree(
         wish=Wish(preempt=bool(asked[0]), stop=bool(asked[1]), save=bool(asked[2])),
         data_wait_s=float(rows[:, 4].max()),
         slowest_step_s=float(rows[:, 5].max()),
+        saving=bool(rows[:, 6].max()),
     )
 
 

@@ -19,6 +19,7 @@ from megatrain.checkpoint.manifest import (
     read_manifest,
     write_manifest,
 )
+from megatrain.checkpoint.place import LocalPlace
 from megatrain.checkpoint.storage import FileInfo
 from megatrain.errors import FailedWork, UserError
 from megatrain.state import RunState
@@ -30,8 +31,10 @@ SOUND = Manifest(
     state=STATE,
     model={"dim": 4},
     tokenizer="0" * 32,
+    precision={"dtype": "bf16"},
     layout={"tensor": 2},
     loss=1.5,
+    validation_loss=None,
     created="2026-01-01T00:00:00+00:00",
     files=(FileInfo("a.safetensors", 100, "00"), FileInfo("b.safetensors", 200, "11")),
     tensors={
@@ -43,8 +46,8 @@ SOUND = Manifest(
 
 
 def test_a_manifest_comes_back(tmp_path: Path) -> None:
-    write_manifest(tmp_path, SOUND)
-    assert read_manifest(tmp_path) == SOUND
+    write_manifest(LocalPlace(tmp_path.parent), tmp_path.name, SOUND)
+    assert read_manifest(LocalPlace(tmp_path.parent), tmp_path.name) == SOUND
     assert [path.name for path in tmp_path.iterdir()] == [MANIFEST]
 
 
@@ -101,17 +104,17 @@ CRAFTED = {
 
 @pytest.mark.parametrize("name", CRAFTED)
 def test_crafted(name: str, tmp_path: Path) -> None:
-    write_manifest(tmp_path, SOUND)
+    write_manifest(LocalPlace(tmp_path.parent), tmp_path.name, SOUND)
     tree = copy.deepcopy(json.loads((tmp_path / MANIFEST).read_text()))
     CRAFTED[name](tree)
     (tmp_path / MANIFEST).write_text(json.dumps(tree))
     with pytest.raises(FailedWork) as caught:
-        read_manifest(tmp_path)
+        read_manifest(LocalPlace(tmp_path.parent), tmp_path.name)
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
 
 
 def test_torn_and_foreign_texts(tmp_path: Path) -> None:
-    write_manifest(tmp_path, SOUND)
+    write_manifest(LocalPlace(tmp_path.parent), tmp_path.name, SOUND)
     whole = (tmp_path / MANIFEST).read_bytes()
     texts = [whole[:n] for n in range(0, len(whole), 29)]
     texts += [b"[]", b"3", b"null", b"\xff\xfe", b"[" * 100_000]
@@ -119,18 +122,18 @@ def test_torn_and_foreign_texts(tmp_path: Path) -> None:
     for text in texts:
         (tmp_path / MANIFEST).write_bytes(text)
         with pytest.raises(FailedWork, match="not a sound manifest") as caught:
-            read_manifest(tmp_path)
+            read_manifest(LocalPlace(tmp_path.parent), tmp_path.name)
         assert "\n" not in str(caught.value)
     (tmp_path / MANIFEST).unlink()
     with pytest.raises(FailedWork, match="No such file"):
-        read_manifest(tmp_path)
+        read_manifest(LocalPlace(tmp_path.parent), tmp_path.name)
 
 
 def test_newer_versions_ask_for_an_upgrade(tmp_path: Path) -> None:
     for change in (put("version", value=99), put("state", "version", value=99)):
-        write_manifest(tmp_path, SOUND)
+        write_manifest(LocalPlace(tmp_path.parent), tmp_path.name, SOUND)
         tree = json.loads((tmp_path / MANIFEST).read_text())
         change(tree)
         (tmp_path / MANIFEST).write_text(json.dumps(tree))
         with pytest.raises(UserError, match="version 99 is newer than this megatrain reads"):
-            read_manifest(tmp_path)
+            read_manifest(LocalPlace(tmp_path.parent), tmp_path.name)

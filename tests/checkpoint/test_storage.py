@@ -23,8 +23,15 @@ from megatrain.checkpoint.manifest import (
     covered_once,
     write_manifest,
 )
+from megatrain.checkpoint.place import LocalPlace
 from megatrain.checkpoint.read import Checkpoint
-from megatrain.checkpoint.storage import NAMES, Entry, write_safetensors
+from megatrain.checkpoint.storage import (
+    NAMES,
+    Entry,
+    safetensors_chunks,
+    write_hashed,
+    write_safetensors,
+)
 from megatrain.durable import replacing
 from megatrain.errors import FailedWork
 from megatrain.state import RunState
@@ -46,7 +53,8 @@ def entries_of(values: dict[str, torch.Tensor]) -> list[Entry]:
 
 def test_a_file_is_read_by_safetensors(tmp_path: Path) -> None:
     values = tensors()
-    info = write_safetensors(tmp_path / "x.safetensors", entries_of(values), values.values(), {"k": "v"})
+    chunks = safetensors_chunks(entries_of(values), values.values(), {"k": "v"})
+    info = write_hashed(LocalPlace(tmp_path), "x.safetensors", chunks)
     content = (tmp_path / "x.safetensors").read_bytes()
     assert (info.name, info.bytes, info.xxh3) == (
         "x.safetensors",
@@ -105,19 +113,17 @@ def tilings(draw: st.DrawFn) -> tuple[tuple[int, ...], list[Box]]:
 def store(folder: Path, whole: torch.Tensor, boxes: list[Box]) -> Checkpoint:
     """The boxes dealt out over two files."""
     files, stored = [], []
+    place = LocalPlace(folder)
     for number, mine in enumerate((boxes[::2], boxes[1::2])):
         parts = [whole[box.within(Box((0,) * whole.dim(), tuple(whole.shape)))] for box in mine]
         entries = [Entry(box_key("t", b), whole.dtype, b.shape) for b in mine]
-        files.append(write_safetensors(folder / f"f-{number}.safetensors", entries, parts))
+        files.append(write_hashed(place, f"c/f-{number}.safetensors", safetensors_chunks(entries, parts)))
         stored += [StoredBox(box, number) for box in mine]
     tensor = StoredTensor(tuple(whole.shape), NAMES[whole.dtype], tuple(stored))
-    write_manifest(
-        folder,
-        Manifest(
-            RunState(seed=1, data_fingerprint="d"), {}, "t", {}, None, "now", tuple(files), {"t": tensor}
-        ),
-    )
-    return Checkpoint(folder)
+    state = RunState(seed=1, data_fingerprint="d")
+    manifest = Manifest(state, {}, "t", {}, {}, None, None, "now", tuple(files), {"t": tensor})
+    write_manifest(place, "c", manifest)
+    return Checkpoint("c", place)
 
 
 @given(tilings(), st.data())

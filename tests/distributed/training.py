@@ -16,8 +16,9 @@ import numpy as np
 import torch
 import xxhash
 
-from megatrain.checkpoint.read import Checkpoint
-from megatrain.checkpoint.store import Identity, Store, load
+from megatrain.checkpoint.place import LocalPlace
+from megatrain.checkpoint.retention import Retention
+from megatrain.checkpoint.store import Facts, Identity, Store, StoreSettings, load
 from megatrain.config import Config, derive, parse_config
 from megatrain.data.loader import Batch, RankBatch, make_batch, rows_of_rank
 from megatrain.model import LossSum
@@ -182,11 +183,14 @@ def stray_values(engine: Engine, whole: dict[str, torch.Tensor]) -> list[str]:
 
 
 def identity(config: Config) -> Identity:
-    return Identity(config.model.model_dump(mode="json"), "tokenizer", {"tensor": config.parallel.tensor})
+    precision = config.precision.model_dump(mode="json")
+    layout = {"tensor": config.parallel.tensor}
+    return Identity(config.model.model_dump(mode="json"), "tokenizer", precision, layout)
 
 
 def store_of(folder: str, engine: Engine) -> Store:
-    return Store(RunFolder(Path(folder)), engine.context, keep=3, verify=True)
+    place = LocalPlace(RunFolder(Path(folder)).checkpoints)
+    return Store(place, engine.context, StoreSettings(Retention(keep=3)))
 
 
 def train(config: Config, context: ParallelContext, count: int) -> list[Record]:
@@ -200,9 +204,11 @@ def save_then_go_on(
     """An unbroken run that saves on its way."""
     engine = open_engine(config, context)
     state, first = steps(engine, config, fresh_state(config), before)
-    saved = store_of(folder, engine).save(engine.held(), state, identity(config), first[-1]["loss"])
+    store = store_of(folder, engine)
+    store.save(engine.held(), Facts(state, identity(config), first[-1]["loss"]))
+    state, then = steps(engine, config, state, after)  # while the files are written
+    (saved,) = store.wait()
     assert saved.error is None, saved
-    state, then = steps(engine, config, state, after)
     return {"records": first + then, "digest": digest(engine), "state": state}
 
 
@@ -211,9 +217,10 @@ def resume(
 ) -> dict[str, Any]:
     """A new engine that goes on from the newest checkpoint, whose logical tensors are `whole`."""
     engine = open_engine(config, context)
-    found = store_of(folder, engine).find()
-    assert found.folder is not None
-    checkpoint = Checkpoint(found.folder)
+    store = store_of(folder, engine)
+    found = store.find()
+    assert found.name is not None
+    checkpoint = store.open(found.name)
     load(checkpoint, engine.held())
     state = checkpoint.manifest.state
     engine.after_load(state.optimizer_step)

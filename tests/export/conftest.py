@@ -14,7 +14,8 @@ import torch
 
 from megatrain.checkpoint.boxes import Box
 from megatrain.checkpoint.manifest import Manifest, StoredBox, StoredTensor, box_key, write_manifest
-from megatrain.checkpoint.storage import Entry, write_safetensors
+from megatrain.checkpoint.place import LocalPlace
+from megatrain.checkpoint.storage import Entry, safetensors_chunks, write_hashed
 from megatrain.config import Config, ModelConfig, to_yaml
 from megatrain.data.tokenizer import Tokenizer, save_tokenizer
 from megatrain.export.card import RunFacts
@@ -107,11 +108,15 @@ def write_checkpoint(
                 boxes[file].append((f"{kind}/{name}", box, value[box.within(Box((0,) * len(shape), shape))]))
             stored = tuple(StoredBox(box, file) for file, box in enumerate(parts))
             tensors[f"{kind}/{name}"] = StoredTensor(shape, "F32", stored)
+    place = LocalPlace(folder.parent)
     files = tuple(
-        write_safetensors(
-            folder / f"attempt-00001-rank-{rank:05d}.safetensors",
-            [Entry(box_key(name, box), torch.float32, box.shape) for name, box, _ in held],
-            [value for _, _, value in held],
+        write_hashed(
+            place,
+            f"{folder.name}/attempt-00001-rank-{rank:05d}.safetensors",
+            safetensors_chunks(
+                [Entry(box_key(name, box), torch.float32, box.shape) for name, box, _ in held],
+                [value for _, _, value in held],
+            ),
         )
         for rank, held in enumerate(boxes)
     )
@@ -121,13 +126,15 @@ def write_checkpoint(
         state,
         model.model_dump(mode="json"),
         tokenizer,
+        {"dtype": "fp32", "accumulation": "fp32"},
         layout,
         2.5,
+        None,
         "2026-01-01T00:00:00+00:00",
         files,
         tensors,
     )
-    write_manifest(folder, manifest)
+    write_manifest(place, folder.name, manifest)
     return folder
 
 

@@ -48,10 +48,10 @@ def test_the_newest_whole_checkpoint_of_a_run_is_taken(tmp_path: Path, tokenizer
     run = make_run(tmp_path / "run", tokenizer_folder)
     newer = write_checkpoint(run.folder / "checkpoints" / "step-00000030", run.model, run.tokenizer_hash)
     (run.folder / "checkpoints" / "step-00000040").mkdir()  # a save that was killed
-    assert find_source(run.folder).folder == newer
+    assert find_source(run.folder).folder == str(newer)
     (newer / "attempt-00001-rank-00000.safetensors").write_bytes(b"short")
     source = find_source(run.folder)
-    assert source.folder == run.checkpoint and source.facts.sequence_length == 96
+    assert source.folder == str(run.checkpoint) and source.facts.sequence_length == 96
     assert source.damaged[0].startswith("step-00000030: attempt-00001-rank-00000.safetensors")
     shutil.rmtree(run.checkpoint)
     with pytest.raises(FailedWork, match="no checkpoint is whole"):

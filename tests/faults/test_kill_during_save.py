@@ -130,13 +130,14 @@ def test_damage_and_a_full_disk(corpus: Path, unbroken: Path, tmp_path: Path) ->
     plays.append(Play(config_of(corpus, tmp_path / "all")))
     shutil.copytree(unbroken, tmp_path / "newer")
     newest = tmp_path / "newer" / "checkpoints" / "step-00000010" / "MANIFEST.json"
-    newest.write_text(newest.read_text().replace('"version":1', '"version":99', 1))
+    newest.write_text(newest.read_text().replace('"version":2', '"version":99', 1))
     plays.append(Play(config_of(corpus, tmp_path / "newer")))
     for name, point, rank in (("full-write", "write", 1), ("full-commit", "commit", 0)):
         fault = f"point=checkpoint.{point},rank={rank},do=full"
         plays.append(Play(config_of(corpus, tmp_path / name), fault=fault))
-    last = "point=checkpoint.write,rank=1,hit=4,do=full"
-    plays.append(Play(config_of(corpus, tmp_path / "full-last"), fault=last))
+    for name, hit in (("full-last", "4+"), ("full-retry", "1"), ("full-end", "4")):
+        fault = f"point=checkpoint.write,rank=1,hit={hit},do=full"
+        plays.append(Play(config_of(corpus, tmp_path / name, "checkpoint.retry_s=1e-3"), fault=fault))
 
     ends, others = run_ranks(play_runs, 2, plays)
     assert ends == others, "all ranks come to the same end"
@@ -158,3 +159,10 @@ def test_damage_and_a_full_disk(corpus: Path, unbroken: Path, tmp_path: Path) ->
         assert curve(tmp_path / name) == curve(unbroken)
     assert ends[8].startswith("FailedWork: ") and "No space left on device" in ends[8]
     assert saved_steps(tmp_path / "full-last") == [3, 6, 9]
+    assert len(events(tmp_path / "full-last", "fault")) == 3, "the end is tried again at once"
+    assert not list((tmp_path / "full-last").glob("checkpoints/step-00000010/*")), "room is given back"
+    # A save that failed is tried again before the next regular one; at the end, at once.
+    assert ends[9:] == ["done", "done"]
+    again, *others = [event["step"] for event in events(tmp_path / "full-retry", "commit")]
+    assert again in (4, 5) and others == [6, 9, 10]
+    assert [event["step"] for event in events(tmp_path / "full-end", "commit")] == [3, 6, 9, 10]

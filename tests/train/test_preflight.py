@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
-import os
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -12,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from megatrain.checkpoint.manifest import Manifest, write_manifest
+from megatrain.checkpoint.place import LocalPlace
 from megatrain.data.tokenizer import MODEL_FILE, Tokenizer, save_tokenizer
 from megatrain.errors import FailedWork, UserError
 from megatrain.parallel.context import ParallelContext
-from megatrain.state import RunFolder, RunState
+from megatrain.state import RunFolder, RunState, checkpoint_name
 from megatrain.train import preflight, session
 from megatrain.train.preflight import prepare_run
 from tests.distributed.corpus import make_corpus, run_config
@@ -32,11 +31,10 @@ def refused(match: str, config: object, world: int = 1, kind: type[Exception] = 
 def commit(folder: Path, corpus: Path, *overrides: str) -> None:
     """A checkpoint of step 3 of this run, by its manifest alone."""
     prepared = prepare_run(run_config(corpus, folder, *overrides), 1)
-    target = RunFolder(folder).checkpoint(3)
-    target.mkdir(parents=True)
     state = RunState(seed=1234, data_fingerprint=prepared.fingerprint, step=3)
     i = prepared.identity
-    write_manifest(target, Manifest(state, i.model, i.tokenizer, i.layout, None, "now", (), {}))
+    manifest = Manifest(state, i.model, i.tokenizer, i.precision, i.layout, None, None, "now", (), {})
+    write_manifest(LocalPlace(RunFolder(folder).checkpoints), checkpoint_name(3), manifest)
 
 
 def test_a_sound_run_writes_nothing(corpus: Path, tmp_path: Path) -> None:
@@ -92,13 +90,18 @@ def test_a_run_folder_of_another_run(corpus: Path, tmp_path: Path) -> None:
     commit(run, corpus)
     prepare_run(run_config(corpus, run, "train.steps=99", "parallel.zero=3"), 2)  # these may change
     refused(r"is of another model: model\.dim is 16 there and 32", run_config(corpus, run, "model.dim=32"))
+    refused(
+        r"trained with precision\.dtype=fp32, the config says bf16; set checkpoint\.allow_precision_change",
+        run_config(corpus, run, "precision.dtype=bf16"),
+    )
+    prepare_run(run_config(corpus, run, "precision.dtype=bf16", "checkpoint.allow_precision_change=true"), 1)
     for change in ("data.sequence_length=16", "run.seed=5", "data.document_mask=false"):
         refused(r"trained on other data .* set data\.allow_change=true", run_config(corpus, run, change))
         prepare_run(run_config(corpus, run, change, "data.allow_change=true"), 1)
     weighted = f"data.sources=[{{path: '{corpus}', name: prose, weight: 1}}]"
     refused("trained on other data", run_config(corpus, run, weighted))
     manifest = next(run.glob("checkpoints/*/MANIFEST.json"))
-    manifest.write_text(manifest.read_text().replace('"version":1', '"version":9', 1))
+    manifest.write_text(manifest.read_text().replace('"version":2', '"version":9', 1))
     refused("version 9 is newer than this megatrain reads", run_config(corpus, run))
 
 
@@ -110,25 +113,6 @@ def test_no_room(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     prepare_run(config, 1)
     monkeypatch.setattr(preflight.os, "access", lambda path, mode: False)
     refused(r"run\.folder \(.*\): .* cannot be written", config)
-
-
-def test_a_run_in_use_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second start waits for the first, then gives up; when the first has ended, it goes ahead."""
-    monkeypatch.setattr(session, "LOCK_WAIT_S", 0)
-    folder, alone = RunFolder(tmp_path / "run"), ParallelContext.single()
-    with session._lock(folder, alone), pytest.raises(UserError, match=r"in use .*; stop it \(touch .*STOP\)"):
-        session._lock(folder, alone).__enter__()
-    with session._lock(folder, alone):
-        pass
-    # The lock is the process', so that a killed run leaves none behind.
-    descriptor = os.open(folder.root / "lock", os.O_RDWR)
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    os.close(descriptor)
-
-
-def test_attempts_count_up(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    assert [session._next_attempt(folder) for _ in range(3)] == [1, 2, 3]
 
 
 def test_errors_are_alike_on_all_ranks() -> None:

@@ -1,0 +1,56 @@
+"""Which process is meant, on which start of which machine, and whether it has ended."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Process:
+    """Names a process for ever: a number alone is given out again, and means nothing in another container."""
+
+    pid: int
+    started: str
+    """Clock ticks after the boot; empty where /proc is not there."""
+    world: str
+    """The boot of the machine and its namespace of processes; empty where /proc is not there."""
+
+    def has_ended(self) -> bool:
+        """True only if that is certain: a process of another machine or container may be alive."""
+        ours = this_process()
+        if not self.world or self.world != ours.world:
+            return False
+        return _started(self.pid) != self.started
+
+
+def this_process() -> Process:
+    world = ""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        world = f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    return Process(os.getpid(), _started(os.getpid()), world)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this machine runs; one that has ended but was not reaped (a zombie) does not."""
+    if Path("/proc/self/stat").exists():
+        return _started(pid) != ""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _started(pid: int) -> str:
+    """When it started; empty for none, or a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
