@@ -98,9 +98,9 @@ def manifest_text(manifest: Manifest, tensors: str) -> bytes:
     return f'{head[:-1]},"tensors":{tensors}}}'.encode()
 
 
-def write_manifest(place: Place, name: str, manifest: Manifest, tensors: str | None = None) -> None:
+def write_manifest(place: Place, name: str, manifest: Manifest) -> None:
     """Commit: after this, the checkpoint exists."""
-    text = manifest_text(manifest, tensors if tensors is not None else tensors_json(manifest.tensors))
+    text = manifest_text(manifest, tensors_json(manifest.tensors))
     place.write(f"{name}/{MANIFEST}", [memoryview(text)])
 
 
@@ -108,18 +108,26 @@ def read_manifest(place: Place, name: str) -> Manifest:
     """Raises UserError for a newer version, FailedWork for whatever is not a whole, sound manifest."""
     where = f"{place}/{name}/{MANIFEST}"
     try:
-        return _parse(_text(place, f"{name}/{MANIFEST}"), where)
+        text = _text(place, f"{name}/{MANIFEST}")
     except OSError as error:
         raise FailedWork(f"{where}: not a sound manifest: {error.strerror or error}") from None
+    return parse_manifest(text, where)
+
+
+def parse_manifest(text: bytes, where: str) -> Manifest:
+    """Raises as `read_manifest` does; `where` is for the message."""
+    try:
+        return _parse(text, where)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, FailedWork) as error:
         raise FailedWork(f"{where}: not a sound manifest: {error}") from None
 
 
 def _text(place: Place, name: str) -> bytes:
+    """Raises OSError."""
     file = place.open(name)
     try:
         if file.size > MAX_BYTES:
-            raise ValueError(f"{file.size} bytes, at most {MAX_BYTES} are read")
+            raise OSError(f"{file.size} bytes, at most {MAX_BYTES} are read")
         text = bytearray(file.size)
         file.read_into(0, memoryview(text))
         return bytes(text)

@@ -13,7 +13,7 @@ import xxhash
 from megatrain.checkpoint.boxes import Box
 from megatrain.checkpoint.manifest import MANIFEST, Manifest, StoredBox, box_key, read_manifest
 from megatrain.checkpoint.place import OpenFile, Place, blocks, open_place
-from megatrain.checkpoint.storage import DTYPES, Extent, raw_bytes, read_extents
+from megatrain.checkpoint.storage import DTYPES, Extent, FileInfo, raw_bytes, read_extents
 from megatrain.errors import FailedWork
 
 ROOM_BYTES = 1 << 26  # what is read beside its destination when a box must be cut
@@ -39,20 +39,9 @@ class Checkpoint:
 
     def damaged(self, share: int = 0, shares: int = 1, *, hashes: bool = True) -> list[str]:
         """Files of this rank's share whose size, or hash, is not the manifest's: "name: what"."""
-        found = []
-        for info in self.manifest.files[share::shares]:
-            try:
-                file = self.place.open(f"{self.name}/{info.name}")
-                try:
-                    if file.size != info.bytes:
-                        found.append(f"{info.name}: {file.size} bytes, not {info.bytes}")
-                    elif hashes and _hash(file) != info.xxh3:
-                        found.append(f"{info.name}: hash differs from the manifest's")
-                finally:
-                    file.close()
-            except OSError as error:
-                found.append(f"{info.name}: {error.strerror or error}")
-        return found
+        share_of_files = self.manifest.files[share::shares]
+        found = {info.name: damage_of(self.place, self.name, info, hashes=hashes) for info in share_of_files}
+        return [f"{name}: {what}" for name, what in found.items() if what is not None]
 
     def names(self, kind: str) -> list[str]:
         """Logical names of one kind ("weights", "exp_avg", ...)."""
@@ -135,6 +124,20 @@ class Checkpoint:
     def close(self) -> None:
         while self._open:
             self._open.popitem()[1][0].close()
+
+
+def damage_of(place: Place, folder: str, info: FileInfo, *, hashes: bool) -> str | None:
+    """How a file differs from what the manifest says: its size, its hash, or that it cannot be read."""
+    try:
+        file = place.open(f"{folder}/{info.name}")
+        try:
+            if file.size != info.bytes:
+                return f"{file.size} bytes, not {info.bytes}"
+            return "hash differs from the manifest's" if hashes and _hash(file) != info.xxh3 else None
+        finally:
+            file.close()
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def committed(place: Place) -> list[str]:

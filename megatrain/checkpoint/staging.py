@@ -76,5 +76,5 @@ class Staging:
 
     def chunks(self) -> Iterator[memoryview]:
         """The bytes of the file."""
-        yield memoryview(self._header)
+        yield memoryview(bytearray(self._header))
         yield from pieces(raw_bytes(self._buffer))

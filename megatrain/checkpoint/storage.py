@@ -88,7 +88,7 @@ def safetensors_chunks(
 ) -> Iterator[memoryview]:
     """The bytes of the file: its header, then each tensor in pieces of at most CHUNK_BYTES."""
     header = safetensors_header(entries, metadata)
-    yield memoryview(header)
+    yield memoryview(bytearray(header))
     for entry, tensor in zip(entries, tensors, strict=True):
         assert tensor.dtype == entry.dtype and tuple(tensor.shape) == entry.shape, entry
         yield from pieces(raw_bytes(tensor.detach().cpu().contiguous()))

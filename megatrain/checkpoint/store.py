@@ -1,14 +1,12 @@
-"""Saving and loading over all ranks: what each writes, who commits, which checkpoint is taken.
+"""Saving and loading over all ranks: what each writes, and which checkpoint is taken.
 
 A save has two parts. The ranks copy their live tensors into host memory together, at a step's end: that is
-all that training waits for. Then a thread of each rank writes the rank's file; rank 0's gathers what was
-written, commits by the manifest and clears away what is superfluous. They meet on the notice board, so that
-no collective runs beside a step's.
+all that training waits for. Then a thread of each rank writes the rank's file, and they commit (`commit.py`)
+over the notice board, so that no collective runs beside a step's.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -16,40 +14,32 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from megatrain import faults
-from megatrain.checkpoint.boxes import Box
+from megatrain.checkpoint.commit import Committer, Facts, Identity, file_name
 from megatrain.checkpoint.fragments import Held
-from megatrain.checkpoint.manifest import (
-    MANIFEST,
-    Manifest,
-    StoredBox,
-    StoredTensor,
-    covered_once,
-    tensors_json,
-    write_manifest,
-)
-from megatrain.checkpoint.place import Place
-from megatrain.checkpoint.read import Checkpoint, committed
-from megatrain.checkpoint.retention import Retention, remove_checkpoint, superfluous_folders
+from megatrain.checkpoint.manifest import MANIFEST, Manifest, parse_manifest
+from megatrain.checkpoint.near import exchange, fetch, transfers_for
+from megatrain.checkpoint.read import Checkpoint, committed, damage_of, step_of
 from megatrain.checkpoint.staging import Staging, live_chunks, own, own_boxes
-from megatrain.checkpoint.storage import FileInfo, write_hashed
+from megatrain.checkpoint.storage import write_hashed
+from megatrain.checkpoint.tier import MAIN, Tier, describe
 from megatrain.errors import FailedWork, UserError
 from megatrain.parallel.board import Board
 from megatrain.parallel.collectives import broadcast_object, gather_objects
 from megatrain.parallel.context import ParallelContext
-from megatrain.state import RunState, checkpoint_name
 
 logger = logging.getLogger(__name__)
+Chunks = Callable[[], Iterable[memoryview]]
 
 
 @dataclass(frozen=True)
 class Saved:
-    """How a save went, alike on all ranks."""
+    """How a save into one tier went, alike on all ranks."""
 
     step: int
+    tier: str
     bytes: int
     seconds: float
     """From the copy to the commit."""
@@ -63,39 +53,11 @@ class Found:
 
     name: str | None
     """None: there is no checkpoint yet."""
+    tier: Tier
     damaged: tuple[str, ...]
     """Newer ones that were passed over: "step-00000200: what"."""
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What a checkpoint is of; stored with it, compared when a run goes on."""
-
-    model: dict[str, Any]
-    tokenizer: str
-    precision: dict[str, str]
-    layout: dict[str, int]
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a manifest tells besides the tensors."""
-
-    state: RunState
-    identity: Identity
-    loss: float | None = None
-    validation_loss: float | None = None
-
-
-@dataclass(frozen=True)
-class StoreSettings:
-    retention: Retention
-    verify: bool = True
-    """Compare hashes when a checkpoint is read."""
-    background: bool = True
-    """Write from a copy while training goes on; else training waits."""
-    timeout_s: float = 3600.0
-    """A rank that has not written its part by then fails the save."""
+    where: dict[str, list[int]]
+    """On a near tier: file → the nodes that have it whole."""
 
 
 def may_commit() -> str | None:
@@ -104,23 +66,32 @@ def may_commit() -> str | None:
 
 
 class Store:
-    """The checkpoints of one run in one place, on all ranks."""
+    """The checkpoints of one run, on all ranks."""
 
     def __init__(
         self,
-        place: Place,
+        tiers: Sequence[Tier],
         context: ParallelContext,
-        settings: StoreSettings,
+        *,
+        verify: bool = True,
+        background: bool = True,
+        timeout_s: float = 3600.0,
         lost: Callable[[], str | None] = may_commit,
     ) -> None:
-        """Collective. `lost` says on rank 0 why this attempt must not commit any more, or None."""
-        self.place, self.context, self.settings = place, context, settings
-        self._lost = lost
-        self._board = Board(context.world.size)
-        self._prefix = broadcast_object(f"checkpoint-{uuid.uuid4().hex}", context.world)
+        """Collective. The main tier comes first.
+
+        verify: compare hashes when a checkpoint is read. background: write from a copy while training goes
+        on; else training waits. timeout_s: a rank that has not written its part by then fails the save. lost:
+        says on rank 0 why this attempt must not commit any more, or None.
+        """
+        assert tiers[0].name == MAIN
+        self.tiers, self.context = tuple(tiers), context
+        self._verify, self._background = verify, background
+        prefix = broadcast_object(f"checkpoint-{uuid.uuid4().hex}", context.world)
+        world = context.world
+        self._committer = Committer(Board(world.size), prefix, world.rank, world.size, timeout_s, lost)
         self._saves = 0
         self._staging: Staging | None = None
-        self._plan: _Plan | None = None
         self._thread: threading.Thread | None = None
         self._results: deque[Saved] = deque()
 
@@ -128,10 +99,10 @@ class Store:
 
     def reserve(self, held: Sequence[Held]) -> None:
         """Take the memory of the copies now, so that it is not missing, or slow to get, at the first save."""
-        if self.settings.background and self._staging is None:
+        if self._background and self._staging is None:
             self._staging = Staging(held)
 
-    def save(self, held: Sequence[Held], facts: Facts) -> float:
+    def save(self, held: Sequence[Held], facts: Facts, tiers: Sequence[str] = (MAIN,)) -> float:
         """Collective. Begin a save, after the one that is under way; gives the seconds that training was held
         up.
 
@@ -142,18 +113,21 @@ class Store:
         if self._thread is not None:
             self._thread.join()
         self._saves += 1
-        self._boxes_known(held)
-        if self.settings.background:
+        if self._saves == 1:
+            self._committer.tell_boxes([asdict(one) for one in own_boxes(own(held))])
+        chunks: Chunks | None = None
+        if self._background:
             self.reserve(held)
             assert self._staging is not None
             self._staging.copy(held)
-            chunks: Iterable[memoryview] = self._staging.chunks()
+            chunks = self._staging.chunks
         else:
-            chunks = live_chunks(held)
-        arguments = (self._saves, chunks, bool(own(held)), facts, started)
-        self._thread = threading.Thread(target=self._write, args=arguments, name="checkpoint", daemon=True)
+            chunks = _live(held)
+        chosen = [tier for tier in self.tiers if tier.name in tiers]
+        job = _Job(self._saves, chosen, chunks if own(held) else None, facts, started)
+        self._thread = threading.Thread(target=self._work, args=(job,), name="checkpoint", daemon=True)
         self._thread.start()
-        if not self.settings.background:
+        if not self._background:
             self._thread.join()
         return time.perf_counter() - started
 
@@ -175,194 +149,195 @@ class Store:
             self._thread.join(timeout_s)
         return self.finished()
 
-    def _boxes_known(self, held: Sequence[Held]) -> None:
-        """Tell rank 0 once which boxes this rank writes: they stay the same."""
-        if self._saves == 1:
-            boxes = [asdict(one) for one in own_boxes(own(held))]
-            self._board.post(f"{self._prefix}/boxes/{self.context.world.rank}", json.dumps(boxes))
-
-    def _write(
-        self, number: int, chunks: Iterable[memoryview], any_own: bool, facts: Facts, started: float
-    ) -> None:
-        """The thread of each rank, for one save."""
+    def _work(self, job: _Job) -> None:
+        """The thread of each rank, for one save: nearest tier first."""
         rank = self.context.world.rank
-        name = checkpoint_name(facts.state.step)
-        try:
-            note = self._write_file(name, chunks, any_own, facts.state.attempt)
-            self._board.post(f"{self._prefix}/{number}/share/{rank}", json.dumps(note))
-            if rank == 0:
-                outcome = self._conclude(number, name, facts)
-                self._board.post(f"{self._prefix}/{number}/outcome", json.dumps(outcome))
-            else:
-                # Rank 0 waits for the others as long; then it says so.
-                text = self._board.read(f"{self._prefix}/{number}/outcome", 2 * self.settings.timeout_s)
-                outcome = json.loads(text)
-            size, error = int(outcome["bytes"]), outcome["error"]
-        except OSError as failure:
-            size, error = 0, f"rank {rank}: {failure}"
-        except Exception as failure:  # a mistake of ours must not end a run that could go on
-            logger.exception("step %d could not be saved", facts.state.step)
-            size, error = 0, f"rank {rank}: {type(failure).__name__}: {failure}"
-        self._results.append(Saved(facts.state.step, size, time.perf_counter() - started, error))
-
-    def _write_file(
-        self, name: str, chunks: Iterable[memoryview], any_own: bool, attempt: int
-    ) -> dict[str, Any]:
-        """This rank's note: its file, none, or what went wrong."""
-        if not any_own:
-            return {}
-        # The attempt is in the name, so that a stale rank of an earlier attempt never mixes in.
-        path = f"{name}/attempt-{attempt:05d}-rank-{self.context.world.rank:05d}.safetensors"
-        try:
-            faults.point("checkpoint.write", rank=self.context.world.rank)
-            info = write_hashed(self.place, path, chunks)
-            faults.point("checkpoint.written", rank=self.context.world.rank)
-            return asdict(info)
-        except OSError as error:
-            return {"error": f"{self.place}/{path}: {error.strerror or error}"}
-
-    # --- rank 0, in its thread ---
-
-    def _conclude(self, number: int, name: str, facts: Facts) -> dict[str, Any]:
-        """Gather what the ranks wrote, commit, clear away."""
-        notes = self._gather(number)
-        errors = [f"rank {rank}: {note['error']}" for rank, note in enumerate(notes) if "error" in note]
-        if not errors:
-            files = {rank: FileInfo(**note) for rank, note in enumerate(notes) if note}
-            error = self._commit(name, files, facts)
-            errors = [error] if error else []
-        try:
-            if errors:
-                self._sweep(name, facts.state.attempt, notes)
-                return {"bytes": 0, "error": "; ".join(errors[:3])}
-            self._prune(name, {note["name"] for note in notes if note})
-        except OSError as error:  # what is left over does no harm; the next save tries again
-            logger.warning("%s: not all that is superfluous could be removed: %s", self.place, error)
-        return {"bytes": sum(file.bytes for file in files.values()), "error": None}
-
-    def _gather(self, number: int) -> list[dict[str, Any]]:
-        deadline = time.monotonic() + self.settings.timeout_s
-        notes = []
-        for rank in range(self.context.world.size):
-            key = f"{self._prefix}/{number}/share/{rank}"
+        for tier in reversed(job.tiers):
             try:
-                left = max(0.001, deadline - time.monotonic())
-                notes.append(json.loads(self._board.read(key, left)))
-                self._board.take_down(key)
-            except TimeoutError:
-                limit = self.settings.timeout_s
-                notes.append({"error": f"its part was not written within {limit:g} s", "late": True})
-        return notes
+                note = self._write(tier, job)
+                outcome = self._committer.conclude(tier, job.number, job.facts, note)
+                size, error = int(outcome["bytes"]), outcome["error"]
+            except OSError as failure:
+                size, error = 0, f"rank {rank}: {failure}"
+            except Exception as failure:  # a mistake of ours must not end a run that could go on
+                logger.exception("step %d could not be saved", job.facts.state.step)
+                size, error = 0, f"rank {rank}: {type(failure).__name__}: {failure}"
+            seconds = time.perf_counter() - job.started
+            self._results.append(Saved(job.facts.state.step, tier.name, size, seconds, error))
 
-    def _commit(self, name: str, files: dict[int, FileInfo], facts: Facts) -> str | None:
-        """The manifest appears last; why not, if it does not."""
-        if self._plan is None:
-            self._plan = self._make_plan(list(files))
-        reason = self._lost()
-        if reason is not None:
-            return reason
-        manifest = Manifest(
-            state=facts.state,
-            model=facts.identity.model,
-            tokenizer=facts.identity.tokenizer,
-            precision=facts.identity.precision,
-            layout=facts.identity.layout,
-            loss=facts.loss,
-            validation_loss=facts.validation_loss,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            files=tuple(files[rank] for rank in self._plan.ranks),
-            tensors={},
-        )
+    def _write(self, tier: Tier, job: _Job) -> dict[str, Any]:
+        """This rank's note: its file, none, or what went wrong; on a near tier also a neighbour's copy."""
+        rank, facts = self.context.world.rank, job.facts
+        note: dict[str, Any] = {}
+        path = f"{facts.name}/{file_name(facts.state.attempt, rank)}"
         try:
-            faults.point("checkpoint.commit", rank=0)
-            write_manifest(self.place, name, manifest, self._plan.tensors)
-            faults.point("checkpoint.committed", rank=0)
+            if job.chunks is not None:
+                faults.point("checkpoint.write", rank=rank)
+                note["file"] = asdict(write_hashed(tier.place, path, job.chunks()))
+                faults.point("checkpoint.written", rank=rank)
         except OSError as error:
-            return f"{self.place}/{name}/{MANIFEST}: {error.strerror or error}"
-        return None
+            note["error"] = f"{tier.place}/{path}: {error.strerror or error}"
+        except Exception as error:  # the others must hear of it
+            logger.exception("%s could not be written", path)
+            note["error"] = f"{tier.place}/{path}: {type(error).__name__}: {error}"
+        if tier.copies:
+            note |= self._copy(tier, job)
+        return note
 
-    def _make_plan(self, ranks: list[int]) -> _Plan:
-        """Which rank holds which boxes: the same in every checkpoint of this attempt."""
-        tensors: dict[str, list[StoredBox]] = {}
-        kinds: dict[str, tuple[tuple[int, ...], str]] = {}
-        for number, rank in enumerate(ranks):
-            text = self._board.read(f"{self._prefix}/boxes/{rank}", self.settings.timeout_s)
-            for one in json.loads(text):
-                box = Box(tuple(one["box"]["offset"]), tuple(one["box"]["shape"]))
-                tensors.setdefault(one["tensor"], []).append(StoredBox(box, number))
-                kinds[one["tensor"]] = (tuple(one["shape"]), one["dtype"])
-        for name, (shape, _) in kinds.items():
-            boxes = [stored.box for stored in tensors[name]]
-            assert covered_once(shape, boxes), f"{name}: boxes do not fill it"
-        whole = {name: StoredTensor(*kinds[name], tuple(stored)) for name, stored in tensors.items()}
-        return _Plan(tuple(ranks), tensors_json(whole))
-
-    def _sweep(self, name: str, attempt: int, notes: Sequence[dict[str, Any]]) -> None:
-        """Of a failed save the room is given back; not while a late rank may still be writing."""
-        if not any("late" in note for note in notes) and self._lost() is None:
-            for file in self.place.files(name):
-                if file.startswith(f"attempt-{attempt:05d}-"):
-                    self.place.remove(f"{name}/{file}")
-
-    def _prune(self, name: str, files: set[str]) -> None:
-        """Delete what retention does not keep, what was never committed before the newest, and what an
-        attempt that was killed left where this checkpoint, with these files, is now."""
-        for file in self.place.files(name):
-            if file != MANIFEST and file not in files:
-                self.place.remove(f"{name}/{file}")
-        for folder in superfluous_folders(self.place, self.settings.retention):
-            faults.point("checkpoint.prune", rank=0)
-            remove_checkpoint(self.place, folder)
+    def _copy(self, tier: Tier, job: _Job) -> dict[str, Any]:
+        """Collective. Send this rank's file to its partner, and keep that of another."""
+        nodes = tier.nodes
+        assert nodes is not None
+        (source,) = [r for r in range(len(nodes.of_rank)) if nodes.partner(r) == nodes.rank]
+        path = f"{job.facts.name}/{file_name(job.facts.state.attempt, source)}"
+        coming = exchange(nodes, job.chunks() if job.chunks is not None else ())
+        try:
+            first = next(coming, None)
+            if first is None:
+                return {}
+            try:
+                kept = write_hashed(tier.place, path, _prepended(first, coming))
+            except OSError as error:
+                for _ in coming:  # the partners count on this rank
+                    pass
+                return {"error": f"{tier.place}/{path}: {error.strerror or error}"}
+            return {"copy_of": source, "copy": asdict(kept)}
+        except OSError as error:
+            return {"error": f"copies between nodes: {error}"}
 
     # --- finding ---
 
     def find(self) -> Found:
-        """Collective. The newest whole checkpoint; rank 0 looks, each rank checks its share of the files.
+        """Collective. The newest whole checkpoint of all tiers; each rank checks its share of the files.
 
         Raises FailedWork when there are checkpoints but none is whole.
         """
-        world = self.context.world
-        names, error = broadcast_object(self._names() if world.rank == 0 else None, world)
-        if error is not None:
-            raise FailedWork(f"checkpoints cannot be looked for in {self.place}: {error}")
         damaged: list[str] = []
-        for name in names:
-            faulty = [what for rank in gather_objects(self._faults(name), world) for what in rank]
+        for tier, name in self._candidates():
+            where, faulty = self._checked(tier, name)
             if not faulty:
-                return Found(name, tuple(damaged))
-            damaged.append(f"{name}: {'; '.join(faulty[:3])}")
+                return Found(name, tier, tuple(damaged), where)
+            damaged.append(f"{describe(tier, name)}: {'; '.join(faulty[:3])}")
         if damaged:
             raise FailedWork(
-                f"{self.place}: no checkpoint is whole ({' | '.join(damaged)}); "
+                f"{self.tiers[0].place}: no checkpoint is whole ({' | '.join(damaged)}); "
                 "restore one of them, or move the folder away to start anew"
             )
-        return Found(None, ())
+        return Found(None, self.tiers[0], (), {})
 
-    def _names(self) -> tuple[list[str], str | None]:
+    def open(self, found: Found, held: Sequence[Held]) -> Checkpoint:
+        """Collective. The checkpoint that was found, with all files in reach that hold a part of `held`."""
+        assert found.name is not None
+        nodes = found.tier.nodes
+        if nodes is None:
+            return Checkpoint(found.name, found.tier.place)
+        text = self._manifest_of(found.tier, found.name)
+        manifest = parse_manifest(text.encode(), found.name)
+        needs = [(nodes.node, sorted(_files_for(manifest, held)))]
+        wanted: dict[int, set[str]] = {}
+        for (node, names), *_ in gather_objects(needs, self.context.world):
+            wanted.setdefault(node, set()).update(names)
+        error = None
         try:
-            return committed(self.place), None
-        except OSError as error:
-            return [], str(error)
+            fetch(nodes, found.tier.local, found.name, transfers_for(wanted, found.where))
+            if nodes.rank in nodes.firsts:
+                found.tier.place.write(f"{found.name}/{MANIFEST}", [memoryview(text.encode())])
+        except (OSError, FailedWork) as failure:
+            error = f"rank {nodes.rank}: {failure}"
+        for failed in gather_objects(error, self.context.world):
+            if failed is not None:
+                raise FailedWork(failed)
+        return Checkpoint(found.name, found.tier.place)
 
-    def open(self, name: str) -> Checkpoint:
-        return Checkpoint(name, self.place)
+    def _candidates(self) -> list[tuple[Tier, str]]:
+        """Newest first, of the same step the nearest first; alike on all ranks."""
+        found: list[tuple[int, int, str]] = []
+        for number, tier in enumerate(self.tiers):
+            names: list[str] = []
+            error = None
+            if self.context.world.rank in tier.keepers:
+                try:
+                    names = committed(tier.place)
+                except OSError as failure:
+                    error = str(failure)
+            listed = gather_objects((names, error), self.context.world)
+            for _, failed in listed:
+                if failed is not None:
+                    raise FailedWork(f"checkpoints cannot be looked for in {tier.place}: {failed}")
+            found += [(step_of(name), number, name) for name in {n for names, _ in listed for n in names}]
+        return [(self.tiers[number], name) for _, number, name in sorted(found, reverse=True)]
 
-    def _faults(self, name: str) -> list[str]:
+    def _checked(self, tier: Tier, name: str) -> tuple[dict[str, list[int]], list[str]]:
+        """Collective. Which node has which file whole (on near tiers), and what is wrong with it."""
         world = self.context.world
+        if tier.nodes is None:
+            try:
+                faults_ = Checkpoint(name, tier.place).damaged(world.rank, world.size, hashes=self._verify)
+            except FailedWork as error:
+                faults_ = [str(error)]
+            # Of a broken manifest all ranks say the same.
+            return {}, list(dict.fromkeys(what for found in gather_objects(faults_, world) for what in found))
         try:
-            return self.open(name).damaged(world.rank, world.size, hashes=self.settings.verify)
+            manifest = parse_manifest(self._manifest_of(tier, name).encode(), name)
         except FailedWork as error:
-            return [str(error)]
+            return {}, [str(error)]
+        own_ranks = tier.nodes.ranks(tier.nodes.node)
+        share = manifest.files[own_ranks.index(world.rank) :: len(own_ranks)]
+        whole = [
+            info.name for info in share if damage_of(tier.place, name, info, hashes=self._verify) is None
+        ]
+        where: dict[str, list[int]] = {}
+        for node, names in gather_objects((tier.nodes.node, whole), world):
+            for file in names:
+                where.setdefault(file, []).append(node)
+        return where, [f"{f.name}: no node has it whole" for f in manifest.files if f.name not in where]
+
+    def _manifest_of(self, tier: Tier, name: str) -> str:
+        """Collective. The manifest's text from the first node that has a sound one. Raises FailedWork."""
+        text = None
+        if self.context.world.rank in tier.keepers:
+            try:
+                text = tier.place.read(f"{name}/{MANIFEST}").decode()
+                parse_manifest(text.encode(), name)
+            except (OSError, UnicodeDecodeError, FailedWork, UserError):
+                text = None
+        for found in gather_objects(text, self.context.world):
+            if found is not None:
+                return str(found)
+        raise FailedWork(f"{name}: no node has a sound manifest")
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What stays the same in every manifest of an attempt."""
+class _Job:
+    """One save, on one rank."""
 
-    ranks: tuple[int, ...]
-    """Those that write a file, in the order of the manifest's files."""
-    tensors: str
-    """As JSON."""
+    number: int
+    tiers: Sequence[Tier]
+    chunks: Chunks | None
+    """The bytes of this rank's file, from the beginning at each call; None where it owns nothing."""
+    facts: Facts
+    started: float
+
+
+def _live(held: Sequence[Held]) -> Chunks:
+    return lambda: live_chunks(held)
+
+
+def _prepended(first: memoryview, rest: Iterable[memoryview]) -> Iterable[memoryview]:
+    yield first
+    yield from rest
+
+
+def _files_for(manifest: Manifest, held: Sequence[Held]) -> set[str]:
+    """Names of the files that hold a part of these boxes."""
+    numbers = {
+        stored.file
+        for h in held
+        if h.tensor in manifest.tensors
+        for stored in manifest.tensors[h.tensor].boxes
+        if stored.box.intersect(h.box) is not None
+    }
+    return {manifest.files[number].name for number in numbers}
 
 
 def load(checkpoint: Checkpoint, held: Sequence[Held]) -> None:

@@ -86,6 +86,7 @@ def check_rules(config: Config) -> None:
     _check_model(config)
     _check_training(config)
     _check_sources(config)
+    _check_checkpoint(config)
     _check_deepspeed(config.deepspeed)
 
 
@@ -167,6 +168,22 @@ def _check_sources(config: Config) -> None:
         )
     named = [(source.path, source.name) for source in config.data.sources]
     require(len(set(named)) == len(named), "data.sources: the same source is named twice")
+
+
+def _check_checkpoint(config: Config) -> None:
+    tiers = [tier.folder for tier in config.checkpoint.tiers]
+    for folder in tiers:
+        require(
+            "://" not in folder and folder.startswith("/"),
+            f"checkpoint.tiers: folder ({folder}) must be an absolute path on each node's own disk; "
+            "a URL belongs into checkpoint.folder",
+        )
+    require(len(set(tiers)) == len(tiers), "checkpoint.tiers: the same folder is named twice")
+    require(
+        config.checkpoint.keep_best == 0 or config.evaluate.every > 0,
+        f"checkpoint.keep_best ({config.checkpoint.keep_best}) needs evaluate.every above 0: the validation "
+        "loss of a checkpoint is that of its own step",
+    )
 
 
 def _check_deepspeed(raw: Mapping[str, Any], prefix: str = "") -> None:

@@ -186,6 +186,17 @@ class EvaluateConfig(Section):
     """At most this many windows of each source, evenly spaced; default: all."""
 
 
+class TierConfig(Section):
+    folder: str
+    """On each node's own disk; `{node}` in it stands for the node's number."""
+    every: PositiveInt = 100
+    """Steps between checkpoints here."""
+    keep: PositiveInt = 2
+    """Newest checkpoints kept here."""
+    partner_copy: bool = True
+    """Each node also keeps its neighbour's part, so that a node that is lost costs nothing."""
+
+
 class CheckpointConfig(Section):
     folder: str | None = None
     """A folder, or s3://, gs:// and other URLs that fsspec reads; default: checkpoints/ in the run's folder.
@@ -215,6 +226,9 @@ class CheckpointConfig(Section):
     """Compare hashes when a checkpoint is read."""
     allow_precision_change: bool = False
     """Go on in another precision than the checkpoint was trained in, on purpose."""
+    tiers: tuple[TierConfig, ...] = ()
+    """Nearer places with checkpoints more often, nearest last; a run goes on from the newest of all that is
+    whole."""
     load_weights_from: str | None = None
     """Start a new run from the weights of this checkpoint folder or URL, with a fresh optimizer."""
 

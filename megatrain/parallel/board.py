@@ -18,40 +18,41 @@ import torch.distributed.distributed_c10d as c10d
 
 
 class Board:
-    """Notes by name; each is posted once and read by anyone. Safe to use from a thread."""
+    """Notes by name; each is posted once and read by anyone. One thread reads at a time, others may post."""
 
     def __init__(self, world_size: int) -> None:
         self._notes: dict[str, str] = {}
         self._posted = threading.Condition()
-        self._store: Any = None
+        self._writer: Any = None
+        self._reader: Any = None
         if world_size > 1:
             assert dist.is_initialized()
-            # A connection of its own: waiting on it does not hold up those who use the group's.
+            # Connections of its own: whoever waits on one holds up all others that use it.
             store: Any = c10d._get_default_store()
-            self._store = store.clone()
+            self._writer, self._reader = store.clone(), store.clone()
 
     def post(self, name: str, text: str) -> None:
         """Raises OSError when the board is gone."""
-        if self._store is None:
+        if self._writer is None:
             with self._posted:
                 self._notes[name] = text
                 self._posted.notify_all()
             return
         try:
-            self._store.set(name, text)
+            self._writer.set(name, text)
         except RuntimeError as error:
             raise OSError(f"rank 0 cannot be reached: {error}") from None
 
     def read(self, name: str, timeout_s: float) -> str:
         """Wait for a note. Raises TimeoutError when it does not come, OSError when the board is gone."""
-        if self._store is None:
+        if self._writer is None:
             with self._posted:
                 if not self._posted.wait_for(lambda: name in self._notes, timeout_s):
                     raise TimeoutError(f"no {name} within {timeout_s:g} s")
                 return self._notes[name]
         try:
-            self._store.wait([name], timedelta(seconds=timeout_s))
-            return str(self._store.get(name), "utf-8")
+            self._reader.wait([name], timedelta(seconds=timeout_s))
+            return str(self._reader.get(name), "utf-8")
         except dist.DistStoreError as error:
             raise TimeoutError(f"no {name} within {timeout_s:g} s: {error}") from None
         except RuntimeError as error:
@@ -59,7 +60,7 @@ class Board:
 
     def take_down(self, name: str) -> None:
         """Of a note that everybody has read."""
-        if self._store is None:
+        if self._writer is None:
             self._notes.pop(name, None)
         else:
-            self._store.delete_key(name)
+            self._writer.delete_key(name)

@@ -36,6 +36,8 @@ class Holder:
     """What lease.json says."""
 
     attempt: int
+    run: str
+    """Names the run for ever: made at its first start."""
     key: str
     """Of this taking; nobody else has it."""
     host: str
@@ -59,6 +61,10 @@ class Lease:
     def attempt(self) -> int:
         """How often the run was started; no two starts have the same number."""
         return self._holder.attempt
+
+    @property
+    def run(self) -> str:
+        return self._holder.run
 
     def lost(self) -> str | None:
         """Why this attempt must not commit any more; None while it holds the lease."""
@@ -101,7 +107,7 @@ def take_lease(folder: RunFolder, lease_s: float) -> Lease:
     while True:
         found = read_holder(folder)
         if found is None or found.released or found.process.has_ended() or _age_s(folder) > lease_s:
-            holder = _claim(folder, found.attempt if found is not None else 0, lease_s)
+            holder = _claim(folder, found, lease_s)
             if holder is not None:
                 return Lease(folder, holder, lease_s)
         if time.monotonic() > deadline:
@@ -136,10 +142,11 @@ def read_holder(folder: RunFolder) -> Holder | None:
         raise FailedWork(f"{folder.lease}: is no lease: {error}; remove it if no run is going on") from None
 
 
-def _claim(folder: RunFolder, last: int, lease_s: float) -> Holder | None:
+def _claim(folder: RunFolder, last: Holder | None, lease_s: float) -> Holder | None:
     """Take the next free number, and the lease with it; None when somebody else was faster."""
     attempts = folder.root / "attempts"
-    number = last + 1
+    number = last.attempt + 1 if last is not None else 1
+    run = last.run if last is not None else uuid.uuid4().hex
     while True:
         try:
             os.close(os.open(_claim_file(folder, number), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
@@ -149,7 +156,7 @@ def _claim(folder: RunFolder, last: int, lease_s: float) -> Holder | None:
             if _age_of(_claim_file(folder, number), attempts) <= lease_s:
                 return None
             number += 1
-    holder = Holder(number, uuid.uuid4().hex, socket.gethostname(), this_process(), time.time())
+    holder = Holder(number, run, uuid.uuid4().hex, socket.gethostname(), this_process(), time.time())
     _write(folder, holder)
     for path in attempts.iterdir():
         if path.name.isdigit() and int(path.name) < number:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from megatrain.checkpoint.tier import MAIN, near
 from megatrain.config import Config
 from megatrain.errors import FailedWork
 from megatrain.parallel.context import ParallelContext
@@ -53,12 +54,12 @@ def run_loop(session: Session, state: RunState) -> Stop | None:
         if result.stop is not None or state.step == config.train.steps:
             session.save_last(state, result, validation_loss)
             saved = True
-        elif save_due(config, state, result) and saved_step != state.step:
+        elif (tiers := tiers_due(config, state, result)) and saved_step != state.step:
             if result.saving and config.checkpoint.when_busy == "skip":
                 log.event(Event.SAVE, state.step, "left out: the one before is still being written")
             else:
-                stall_s = session.save(state, result, validation_loss)
-                saved, saved_step = True, state.step
+                stall_s = session.save(state, result, validation_loss, tiers)
+                saved, saved_step = MAIN in tiers, state.step
         session.wishes.granted(save=result.save and saved, stop=result.stop is Stop.ASKED)
         if result.stop is not None:
             log.event(
@@ -82,6 +83,9 @@ def advance(state: RunState, result: StepResult) -> RunState:
     )
 
 
-def save_due(config: Config, state: RunState, result: StepResult) -> bool:
-    """At every so many steps, and when somebody asks (a file, a signal, the clock); alike on all ranks."""
-    return state.step % config.checkpoint.every == 0 or result.save
+def tiers_due(config: Config, state: RunState, result: StepResult) -> list[str]:
+    """Where a checkpoint is due: at every so many steps of each tier, and in the main one when somebody asks
+    (a file, a signal, the clock); alike on all ranks."""
+    main = state.step % config.checkpoint.every == 0 or result.save
+    tiers = enumerate(config.checkpoint.tiers, 1)
+    return [MAIN] * main + [near(number) for number, tier in tiers if state.step % tier.every == 0]

@@ -8,9 +8,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatrain.checkpoint.commit import Identity
 from megatrain.checkpoint.place import LocalPlace, Place, place_of_run, require_reachable
 from megatrain.checkpoint.read import Checkpoint, committed
-from megatrain.checkpoint.store import Identity, require_same_model, require_same_precision
+from megatrain.checkpoint.store import require_same_model, require_same_precision
 from megatrain.config import Config, Derived, derive
 from megatrain.data.mixture import TokenMixture
 from megatrain.data.order import SampleOrder
@@ -126,12 +127,12 @@ def _check_newest(place: Place, name: str, config: Config, identity: Identity, f
 def _check_room(folder: RunFolder, place: Place, config: Config, existing: int) -> None:
     """Folders that can be written, with room for one checkpoint more than are kept: a new one is whole before
     an old one goes."""
-    _writable("run.folder", folder.root)
+    writable("run.folder", folder.root)
     if not isinstance(place, LocalPlace):
         return
     key = "run.folder" if config.checkpoint.folder is None else "checkpoint.folder"
     root = folder.root if config.checkpoint.folder is None else place.root
-    home = _writable(key, root)
+    home = writable(key, root)
     size = STATE_BYTES * count_parameters(config.model).total
     wanted = size if existing else size * (config.checkpoint.keep + 1)
     free = shutil.disk_usage(home).free
@@ -142,7 +143,7 @@ def _check_room(folder: RunFolder, place: Place, config: Config, existing: int) 
     )
 
 
-def _writable(key: str, folder: Path) -> Path:
+def writable(key: str, folder: Path) -> Path:
     """The folder, or the one in which it would be made."""
     home = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     require(home.is_dir(), f"{key} ({folder}): {home} is a file; choose another folder")

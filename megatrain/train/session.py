@@ -5,25 +5,26 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import megatrain
+from megatrain.checkpoint.commit import Facts
+from megatrain.checkpoint.near import Nodes, near_place
 from megatrain.checkpoint.pace import Pace
 from megatrain.checkpoint.read import Checkpoint
 from megatrain.checkpoint.retention import Retention
 from megatrain.checkpoint.store import (
-    Facts,
     Saved,
     Store,
-    StoreSettings,
     load,
     may_commit,
     require_same_model,
     require_same_precision,
 )
+from megatrain.checkpoint.tier import MAIN, Tier, near
 from megatrain.config import Config, to_yaml
 from megatrain.data.loader import Loader
 from megatrain.durable import replacing
@@ -40,7 +41,7 @@ from megatrain.resilience.lease import Lease, take_lease
 from megatrain.resilience.signals import Wish, Wishes
 from megatrain.state import Event, RunFolder, RunState, StepResult, Stop
 from megatrain.train.engine import DTYPES, Engine, build_engine
-from megatrain.train.preflight import Prepared, prepare_run, require_same_data
+from megatrain.train.preflight import Prepared, prepare_run, require_same_data, writable
 
 LAST_TRIES = 3
 LAST_WAIT_S = 10.0
@@ -69,13 +70,20 @@ class Session:
         """What this rank was asked for until now; rank 0 also looks at the clock."""
         return self.wishes.now(save_due=self.context.world.rank == 0 and self.pace.due())
 
-    def save(self, state: RunState, result: StepResult, validation_loss: float | None) -> float:
+    def save(
+        self,
+        state: RunState,
+        result: StepResult,
+        validation_loss: float | None,
+        tiers: Sequence[str] = (MAIN,),
+    ) -> float:
         """Collective. Begin a save and say so; gives the seconds that training was held up."""
-        self.log.event(Event.SAVE, state.step, "")
-        self.pace.begun()
+        self.log.event(Event.SAVE, state.step, "" if MAIN in tiers else ", ".join(tiers))
+        if MAIN in tiers:
+            self.pace.begun()
         loss = result.loss if math.isfinite(result.loss) else None
         facts = Facts(state, self.prepared.identity, loss, validation_loss)
-        return self.store.save(self.engine.held(), facts)
+        return self.store.save(self.engine.held(), facts, tiers)
 
     def tell_saved(self) -> None:
         """Say what became of saves that are over. A failed one is an event, and tried again some time later.
@@ -98,19 +106,21 @@ class Session:
             self.save(state, result, validation_loss)
             for saved in self.store.wait():
                 self._tell(saved)
-                error = saved.error
+                error = saved.error if saved.tier == MAIN else error
             if error is None:
                 return
         if result.stop is not Stop.PREEMPTED:
             raise FailedWork(f"the end of the run, step {state.step}, was not saved: {error}")
 
     def _tell(self, saved: Saved) -> None:
-        self.pace.ended(well=saved.error is None)
+        where = "" if saved.tier == MAIN else saved.tier
+        if saved.tier == MAIN:
+            self.pace.ended(well=saved.error is None)
         if saved.error is None:
-            self.log.event(Event.COMMIT, saved.step, "", bytes=saved.bytes, seconds=saved.seconds)
+            self.log.event(Event.COMMIT, saved.step, where, bytes=saved.bytes, seconds=saved.seconds)
             return
         logger.error("step %d was not saved: %s", saved.step, saved.error)
-        self.log.event(Event.FAULT, saved.step, f"not saved: {saved.error}")
+        self.log.event(Event.FAULT, saved.step, f"not saved{where and f' ({where})'}: {saved.error}")
         reason = self.lease.lost() if self.lease is not None else None
         if reason is not None:
             raise FailedWork(reason)
@@ -143,7 +153,7 @@ def open_session(config: Config, context: ParallelContext) -> Iterator[tuple[Ses
     world = context.world
     prepared = alike(lambda: prepare_run(config, world.size, world.rank), context)
     folder = prepared.folder
-    with _lease(folder, config, context) as (lease, attempt):
+    with _lease(folder, config, context) as (lease, attempt, run_id):
         open_rank_log(folder, world.rank)
         if config.data.verify == "hash":
             alike(lambda: prepared.train.verify_share(world.rank, world.size), context)
@@ -154,15 +164,12 @@ def open_session(config: Config, context: ParallelContext) -> Iterator[tuple[Ses
         engine = build_engine(config, prepared.derived, context)
         settings = config.checkpoint
         store = Store(
-            prepared.place,
+            _tiers(config, prepared, context, run_id),
             context,
-            StoreSettings(
-                Retention(settings.keep, settings.keep_every, settings.keep_best),
-                verify=settings.verify,
-                background=settings.background,
-                timeout_s=settings.timeout_s,
-            ),
-            lease.lost if lease is not None else may_commit,
+            verify=settings.verify,
+            background=settings.background,
+            timeout_s=settings.timeout_s,
+            lost=lease.lost if lease is not None else may_commit,
         )
         state = _begin(config, prepared, engine, store, log, attempt)
         store.reserve(engine.held())
@@ -216,7 +223,7 @@ def _begin(
     for damaged in found.damaged:
         log.event(Event.FAULT, state.step, f"checkpoint passed over: {damaged}")
     if found.name is not None:
-        checkpoint = store.open(found.name)
+        checkpoint = store.open(found, engine.held())
         stored = checkpoint.manifest.state
         alike(lambda: require_same_model(checkpoint, prepared.identity), context)
         alike(lambda: _require_precision(checkpoint, prepared, config), context)
@@ -268,13 +275,37 @@ def _write_config(folder: RunFolder, config: Config, prepared: Prepared) -> None
 
 
 @contextmanager
-def _lease(folder: RunFolder, config: Config, context: ParallelContext) -> Iterator[tuple[Lease | None, int]]:
+def _lease(
+    folder: RunFolder, config: Config, context: ParallelContext
+) -> Iterator[tuple[Lease | None, int, str]]:
     """Collective. Rank 0 holds the run's lease, so that two starts never write into one run; all know the
-    attempt."""
+    attempt and the run's own name."""
     first = context.world.rank == 0
     lease = alike(lambda: take_lease(folder, config.resilience.lease_s) if first else None, context)
     try:
-        yield lease, broadcast_object(lease.attempt if lease is not None else 0, context.world)
+        told = (lease.attempt, lease.run) if lease is not None else (0, "")
+        yield lease, *broadcast_object(told, context.world)
     finally:
         if lease is not None:
             lease.release()
+
+
+def _tiers(config: Config, prepared: Prepared, context: ParallelContext, run_id: str) -> list[Tier]:
+    """Collective. The main tier, and those on the nodes' own disks. Raises UserError for a folder that cannot
+    be."""
+    settings = config.checkpoint
+    retention = Retention(settings.keep, settings.keep_every, settings.keep_best)
+    tiers = [Tier(MAIN, prepared.place, retention)]
+    if not settings.tiers:
+        return tiers
+    nodes = Nodes.create(context, settings.timeout_s)
+    for number, tier in enumerate(settings.tiers, 1):
+        # Of this run alone: a folder that is deleted and begun anew is another run.
+        place = near_place(tier.folder, f"{config.run.name}-{run_id[:12]}", nodes)
+        alike(lambda place=place: writable("checkpoint.tiers", place.root), context)  # type: ignore[misc]
+        if tier.partner_copy:
+            nodes.require_even()
+        tiers.append(Tier(near(number), place, Retention(tier.keep), nodes, tier.partner_copy))
+    if nodes.count == 1 and any(tier.partner_copy for tier in settings.tiers):
+        logger.warning("checkpoint.tiers: all ranks are on one node, so there is no neighbour to keep copies")
+    return tiers

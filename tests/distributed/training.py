@@ -16,9 +16,11 @@ import numpy as np
 import torch
 import xxhash
 
+from megatrain.checkpoint.commit import Facts, Identity
 from megatrain.checkpoint.place import LocalPlace
 from megatrain.checkpoint.retention import Retention
-from megatrain.checkpoint.store import Facts, Identity, Store, StoreSettings, load
+from megatrain.checkpoint.store import Store, load
+from megatrain.checkpoint.tier import MAIN, Tier
 from megatrain.config import Config, derive, parse_config
 from megatrain.data.loader import Batch, RankBatch, make_batch, rows_of_rank
 from megatrain.model import LossSum
@@ -190,7 +192,7 @@ def identity(config: Config) -> Identity:
 
 def store_of(folder: str, engine: Engine) -> Store:
     place = LocalPlace(RunFolder(Path(folder)).checkpoints)
-    return Store(place, engine.context, StoreSettings(Retention(keep=3)))
+    return Store([Tier(MAIN, place, Retention(keep=3))], engine.context)
 
 
 def train(config: Config, context: ParallelContext, count: int) -> list[Record]:
@@ -220,7 +222,7 @@ def resume(
     store = store_of(folder, engine)
     found = store.find()
     assert found.name is not None
-    checkpoint = store.open(found.name)
+    checkpoint = store.open(found, engine.held())
     load(checkpoint, engine.held())
     state = checkpoint.manifest.state
     engine.after_load(state.optimizer_step)

@@ -1,0 +1,169 @@
+"""One attempt at a time writes into a run's folder; whoever lost the lease knows it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from megatrain.errors import FailedWork, UserError
+from megatrain.resilience import lease as lease_module
+from megatrain.resilience.lease import read_holder, take_lease
+from megatrain.resilience.process import Process, alive, this_process
+from megatrain.state import RunFolder
+
+ELSEWHERE = Process(1, "1", "another machine")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    monkeypatch.setattr(lease_module, "GRACE_S", 0.2)
+    monkeypatch.setattr(lease_module, "POLL_S", 0.02)
+    return RunFolder(tmp_path / "run")
+
+
+def held_elsewhere(folder: RunFolder, age_s: float) -> None:
+    """As a rank of another machine left it, so many seconds ago."""
+    tree = json.loads(folder.lease.read_text())
+    tree |= {"process": dataclasses.asdict(ELSEWHERE), "released": False, "key": "theirs", "host": "far"}
+    folder.lease.write_text(json.dumps(tree))
+    then = time.time() - age_s
+    os.utime(folder.lease, (then, then))
+
+
+def test_attempts_are_numbered_and_the_run_keeps_its_name(folder: RunFolder) -> None:
+    names, attempts = set(), []
+    for _ in range(3):
+        lease = take_lease(folder, 0.5)
+        assert lease.lost() is None
+        attempts.append(lease.attempt)
+        names.add(lease.run)
+        lease.release()
+    assert attempts == [1, 2, 3] and len(names) == 1
+    assert [path.name for path in (folder.root / "attempts").iterdir()] == ["00003"]
+
+
+def test_a_run_in_use_is_left_alone(folder: RunFolder) -> None:
+    """By a process of this machine that lives, however old its lease is."""
+    lease = take_lease(folder, 0.3)
+    with pytest.raises(UserError, match=rf"in use .*process {os.getpid()}.*; stop it \(touch .*STOP\)"):
+        take_lease(folder, 0.3)
+    assert lease.lost() is None
+    lease.release()
+    take_lease(folder, 0.3).release()
+
+
+def test_who_was_killed_is_followed_at_once(folder: RunFolder) -> None:
+    program = (
+        "import os, sys\nfrom pathlib import Path\nfrom megatrain.resilience.lease import take_lease\n"
+        "from megatrain.state import RunFolder\n"
+        "print(take_lease(RunFolder(Path(sys.argv[1])), 60).attempt, flush=True)\nos.kill(os.getpid(), 9)"
+    )
+    root = Path(__file__).parents[2]
+    ended = subprocess.run([sys.executable, "-c", program, str(folder.root)], cwd=root, capture_output=True)
+    assert ended.stdout == b"1\n" and ended.returncode == -9
+    holder = read_holder(folder)
+    assert holder is not None and holder.process.has_ended() and not holder.released
+    started = time.monotonic()
+    lease = take_lease(folder, 60)
+    assert lease.attempt == 2 and time.monotonic() - started < 20, "not after the 60 s"
+    lease.release()
+
+
+def test_another_machines_lease_runs_out(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    take_lease(folder, 0.5).release()
+    held_elsewhere(folder, age_s=0)
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="in use .* on far"):
+        patch.setattr(
+            lease_module, "GRACE_S", -59.9
+        )  # gives up at once, while the lease is good for a minute
+        take_lease(folder, 60)
+    held_elsewhere(folder, age_s=100)
+    lease = take_lease(folder, 60)
+    assert lease.attempt == 2
+    lease.release()
+
+
+def test_a_stale_attempt_knows_that_it_lost(folder: RunFolder) -> None:
+    """It was cut off for longer than its lease, another attempt went on; its own renewals change nothing."""
+    stale = take_lease(folder, 0.3)
+    tree = json.loads(folder.lease.read_text())
+    folder.lease.write_text(json.dumps({**tree, "key": "newer", "attempt": 2, "host": "far"}))
+    assert "attempt (1) lost its lease on the run, now held by attempt 2 on far" in str(stale.lost())
+    time.sleep(0.4)
+    stale.release()
+    assert json.loads(folder.lease.read_text())["key"] == "newer"
+    folder.lease.unlink()
+    assert "now held by nobody" in str(stale.lost())
+
+
+def test_it_is_renewed(folder: RunFolder) -> None:
+    lease = take_lease(folder, 0.3)
+    before = folder.lease.stat().st_mtime_ns
+    deadline = time.monotonic() + 30
+    while folder.lease.stat().st_mtime_ns == before and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert folder.lease.stat().st_mtime_ns > before
+    lease.release()
+
+
+def test_of_many_starts_at_once_one_wins(folder: RunFolder) -> None:
+    """Each number is claimed once, and the losers wait for the winner's lease."""
+    got, refused = [], []
+
+    def start() -> None:
+        try:
+            got.append(take_lease(folder, 0.4))
+        except UserError:
+            refused.append(1)
+
+    threads = [threading.Thread(target=start) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 1 and len(refused) == 5
+    got[0].release()
+
+
+def test_a_claim_whose_claimer_died_is_passed_over(folder: RunFolder) -> None:
+    (folder.root / "attempts").mkdir(parents=True)
+    claim = folder.root / "attempts" / "00001"
+    claim.touch()
+    os.utime(claim, (1, 1))
+    lease = take_lease(folder, 0.5)
+    assert lease.attempt == 2
+    lease.release()
+
+
+def test_what_is_no_lease(folder: RunFolder) -> None:
+    take_lease(folder, 0.5).release()
+    tree = json.loads(folder.lease.read_text())
+    folder.lease.write_text(json.dumps({**tree, "version": 9}))
+    with pytest.raises(UserError, match="version 9 is newer"):
+        read_holder(folder)
+    for text in ("{", "[]", '{"version": 1}', json.dumps({**tree, "more": 1})):
+        folder.lease.write_text(text)
+        with pytest.raises(FailedWork, match="remove it if no run is going on"):
+            read_holder(folder)
+
+
+def test_processes() -> None:
+    ours = this_process()
+    assert alive(os.getpid()) and not ours.has_ended()
+    assert not ELSEWHERE.has_ended(), "nobody knows"
+    assert dataclasses.replace(ours, started="1").has_ended(), "its number was given out again"
+    child = subprocess.Popen(["sleep", "1000"])
+    assert alive(child.pid)
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not alive(child.pid), "a zombie has ended"
+    child.wait()
+    assert not alive(child.pid)
