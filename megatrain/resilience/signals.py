@@ -38,13 +38,13 @@ class Wishes:
         for name in names:
             signal.signal(signal.Signals[name], self._catch)
 
-    def now(self) -> Wish:
-        """What is wished at this moment, on this rank."""
+    def now(self, *, stop: bool = False) -> Wish:
+        """What is wished at this moment, on this rank; `stop` is the config's own wish."""
         orphaned = self._supervisor is not None and not _alive(self._supervisor)
         first = self._rank == 0
         return Wish(
             preempt=self._signalled or orphaned,
-            stop=first and self._folder.stop_file.exists(),
+            stop=stop or (first and self._folder.stop_file.exists()),
             save=first and self._folder.save_file.exists(),
         )
 

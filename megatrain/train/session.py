@@ -26,6 +26,7 @@ from megatrain.observe.log import RunLog, open_log
 from megatrain.observe.metrics import Hardware
 from megatrain.observe.peak import device_peak
 from megatrain.observe.ranklog import open_rank_log
+from megatrain.observe.samples import SampleLog, open_sample_log
 from megatrain.parallel.collectives import broadcast_object, gather_objects
 from megatrain.parallel.context import ParallelContext
 from megatrain.resilience.signals import Wishes
@@ -49,6 +50,7 @@ class Session:
     loader: Loader
     store: Store
     log: RunLog
+    samples: SampleLog
     wishes: Wishes
 
     def save(self, state: RunState, loss: float | None) -> Saved:
@@ -112,11 +114,13 @@ def open_session(config: Config, context: ParallelContext) -> Iterator[tuple[Ses
             document_mask=config.data.document_mask,
             prefetch=config.data.prefetch,
         )
+        samples = open_sample_log(config, folder, context)
         wishes = Wishes(config.resilience.signals, folder, context.world.rank)
         try:
-            yield Session(config, context, prepared, engine, loader, store, log, wishes), state
+            yield Session(config, context, prepared, engine, loader, store, log, samples, wishes), state
         finally:
             loader.close()
+            samples.close()
             log.close()
 
 
