@@ -84,8 +84,8 @@ class Attention(nn.Module):
 
 
 def document_mask(positions_BS: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Causal attention within documents: 0 where it may attend, -inf elsewhere, (B, 1, S, S), to be added to the
-    scores; a document begins where the position is 0.
+    """Causal attention within documents: 0 where it may attend, -inf elsewhere, (B, 1, S, S), to be added to
+    the scores; a document begins where the position is 0.
 
     A boolean mask would be turned into this one in every layer again.
     """
