@@ -78,6 +78,27 @@ def train(arguments: argparse.Namespace) -> int:
     return launch(config, arguments.config.resolve(), arguments.overrides, world)
 
 
+def verify_resume(arguments: argparse.Namespace) -> int:
+    from megatrain.cluster.rehearsal import first_difference, parse_layout, plan_rehearsal, rehearse, table
+    from megatrain.config import load_config
+
+    plan = plan_rehearsal(
+        load_config(arguments.config, arguments.overrides),
+        [parse_layout(text) for text in arguments.layouts],
+        before=arguments.before,
+        after=arguments.after,
+        folder=arguments.folder,
+        tolerance=arguments.tolerance,
+        keep=arguments.keep,
+    )
+    outcomes = rehearse(plan)
+    print(table(outcomes))
+    difference = first_difference(outcomes)
+    if difference is not None:
+        raise FailedWork(f"{difference}; the runs are in {plan.folder}")
+    return 0
+
+
 def report(arguments: argparse.Namespace) -> int:
     from megatrain.observe.report import draw_loss_curve
     from megatrain.state import RunFolder
