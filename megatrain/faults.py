@@ -13,7 +13,7 @@ import signal
 import time
 from collections import Counter
 
-_VARIABLE = "MEGATRAIN_FAULT"
+VARIABLE = "MEGATRAIN_FAULT"
 _hits: Counter[str] = Counter()
 
 
@@ -23,7 +23,7 @@ class InjectedFault(RuntimeError):
 
 def point(name: str, *, rank: int) -> None:
     """A place in the code where a rehearsed fault may strike."""
-    asked = os.environ.get(_VARIABLE)
+    asked = os.environ.get(VARIABLE)
     if not asked:
         return
     _hits[name] += 1
@@ -43,4 +43,4 @@ def point(name: str, *, rank: int) -> None:
         case "hang":
             time.sleep(1 << 20)
         case other:
-            raise ValueError(f"{_VARIABLE}: do={other} is none of kill, crash, full, hang")
+            raise ValueError(f"{VARIABLE}: do={other} is none of kill, crash, full, hang")

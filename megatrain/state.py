@@ -166,3 +166,7 @@ class RunFolder:
 
     def log(self, rank: int) -> Path:
         return self.logs / f"rank-{rank:04d}.log"
+
+    def samples(self, rank: int) -> Path:
+        """Which samples this rank fed, with observe.sample_ids."""
+        return self.logs / f"samples-rank-{rank:04d}.jsonl"

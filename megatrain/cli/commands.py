@@ -8,7 +8,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from megatrain.errors import require
+from megatrain.errors import FailedWork, require
 
 if TYPE_CHECKING:
     from megatrain.state import RunFolder
@@ -75,6 +75,27 @@ def train(arguments: argparse.Namespace) -> int:
     world = local_world(config)
     prepare_run(config, world)  # what is wrong is said here, before any rank starts
     return launch(config, arguments.config.resolve(), arguments.overrides, world)
+
+
+def verify_resume(arguments: argparse.Namespace) -> int:
+    from megatrain.cluster.rehearsal import first_difference, parse_layout, plan_rehearsal, rehearse, table
+    from megatrain.config import load_config
+
+    plan = plan_rehearsal(
+        load_config(arguments.config, arguments.overrides),
+        [parse_layout(text) for text in arguments.layouts],
+        before=arguments.before,
+        after=arguments.after,
+        folder=arguments.folder,
+        tolerance=arguments.tolerance,
+        keep=arguments.keep,
+    )
+    outcomes = rehearse(plan)
+    print(table(outcomes))
+    difference = first_difference(outcomes)
+    if difference is not None:
+        raise FailedWork(f"{difference}; the runs are in {plan.folder}")
+    return 0
 
 
 def report(arguments: argparse.Namespace) -> int:

@@ -145,6 +145,31 @@ def _run_commands(verbs: Verbs) -> None:
         "train configs/quickstart.yaml train.steps=200",
     )
     _config_arguments(train)
+    rehearsal = _command(
+        verbs,
+        "verify-resume",
+        commands.verify_resume,
+        "Prove that a run resumes: its first steps unbroken, and again killed and resumed, must agree.",
+        "verify-resume configs/quickstart.yaml --layouts tp2-dp1-zero3 --before 6 --after 4",
+    )
+    _config_arguments(rehearsal)
+    rehearsal.add_argument(
+        "--layouts",
+        nargs="+",
+        default=[],
+        metavar="tpT-dpD-zeroZ",
+        help="resume on these as well as on the config's own",
+    )
+    rehearsal.add_argument("--before", type=int, default=6, help="steps before the checkpoint (default: 6)")
+    rehearsal.add_argument("--after", type=int, default=4, help="steps after it (default: 4)")
+    rehearsal.add_argument("--folder", type=Path, help="where to work (default: RUN-verify-resume)")
+    rehearsal.add_argument(
+        "--tolerance",
+        type=float,
+        help="relative, for losses and gradient norms on another layout, which sums in another order "
+        "(default: 1e-5 for fp32, 1e-2 for bf16)",
+    )
+    rehearsal.add_argument("--keep", action="store_true", help="leave the runs in the folder")
     report = _command(verbs, "report", commands.report, "Draw a run's loss curve.", "report runs/quickstart")
     report.add_argument("folder", type=Path, metavar="RUN")
     _checkpoint_commands(verbs)

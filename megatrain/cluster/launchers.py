@@ -14,10 +14,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from types import FrameType
+from typing import BinaryIO
 
 import megatrain
 from megatrain.config import Config
@@ -36,11 +37,21 @@ def local_world(config: Config) -> int:
     return config.cluster.processes or torch.cuda.device_count() or config.parallel.tensor
 
 
-def launch(config: Config, config_path: Path, overrides: Sequence[str], world: int) -> int:
+def launch(
+    config: Config,
+    config_path: Path,
+    overrides: Sequence[str],
+    world: int,
+    *,
+    variables: Mapping[str, str] | None = None,
+    output: BinaryIO | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> int:
     """Run `launch/pretrain.py` on `world` ranks of this machine to its end; returns the run's exit code.
 
     SIGINT and SIGTERM are passed to the ranks, which save and stop (75); a second one ends them at once.
-    Raises UserError when the port is taken.
+    The ranks get these environment variables besides ours, and write to `output` instead of the terminal;
+    `meanwhile` is called some times a second. Raises UserError when the port is taken.
     """
     port = config.cluster.master_port or _free_port()
     require(
@@ -55,6 +66,7 @@ def launch(config: Config, config_path: Path, overrides: Sequence[str], world: i
         environment = {
             **({} if torch.cuda.is_available() else {"DS_ACCELERATOR": "cpu"}),
             **os.environ,
+            **(variables or {}),
             STATUS_VARIABLE: status,
             SUPERVISOR_VARIABLE: str(os.getpid()),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(_threads(config, world))),
@@ -63,9 +75,11 @@ def launch(config: Config, config_path: Path, overrides: Sequence[str], world: i
         process = subprocess.Popen(
             [sys.executable, "-m", *_launcher(config, world, port), *arguments],
             env=environment,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
         )
-        asked = _wait(process, Path(status))
+        asked = _wait(process, Path(status), meanwhile)
         exit_file = Path(status) / EXIT_FILE
         if exit_file.exists():
             return int(exit_file.read_text())
@@ -82,7 +96,7 @@ def _launcher(config: Config, world: int, port: int) -> list[str]:
             return [*command, "--master-addr", "127.0.0.1"]
 
 
-def _wait(process: subprocess.Popen[bytes], status: Path) -> bool:
+def _wait(process: subprocess.Popen[bytes], status: Path, meanwhile: Callable[[], None]) -> bool:
     """Until the launcher and all ranks have ended; True if a signal asked for it."""
     asked: list[int] = []
 
@@ -106,6 +120,7 @@ def _wait(process: subprocess.Popen[bytes], status: Path) -> bool:
                 deadline = time.monotonic() + GRACE_S
             if time.monotonic() > deadline:
                 _end(process, _ranks(status))
+            meanwhile()
             time.sleep(0.1)
         for pid in _ranks(status):  # a launcher that was killed leaves its ranks behind
             with suppress(ProcessLookupError):

@@ -165,6 +165,8 @@ class ScheduleConfig(Section):
 class TrainConfig(Section):
     steps: PositiveInt = 1000
     """Optimizer steps of the run, skipped ones included."""
+    stop_after: PositiveInt | None = None
+    """Save and stop after this step (exit 0), on the schedule of all train.steps; default: do not."""
     global_batch: PositiveInt = 64
     """Samples that one optimizer step sees, over all ranks."""
     micro_batch: PositiveInt = 4
@@ -255,6 +257,8 @@ class ObserveConfig(Section):
     wandb_project: str = "megatrain"
     peak_tflops: PositiveReal | None = None
     """Peak of one device, for MFU; default: the published peak of a known GPU, else measured at start."""
+    sample_ids: bool = False
+    """Ranks that read data write the samples of each step to the run's logs/samples-rank-0000.jsonl."""
 
 
 class ClusterConfig(Section):

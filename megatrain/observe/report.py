@@ -22,14 +22,16 @@ def read_metrics(folder: RunFolder) -> list[Record]:
     A line torn by a kill is left out, and so is what a rollback or a resume undid: all that stands from the
     step on at which a later line begins again.
     """
-    return _last_of_each(record for record in _lines(folder.metrics) if isinstance(record.get("step"), int))
+    return last_of_each(
+        record for record in read_lines(folder.metrics) if isinstance(record.get("step"), int)
+    )
 
 
 def read_evaluations(folder: RunFolder) -> list[Record]:
     """The evaluations in order of steps, each with its `results`; the last one of a step counts."""
-    return _last_of_each(
+    return last_of_each(
         record
-        for record in _lines(folder.events)
+        for record in read_lines(folder.events)
         if record.get("event") == Event.EVALUATION.value and isinstance(record.get("results"), dict)
     )
 
@@ -72,7 +74,8 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     return np.where(count > 0, (sums[last] - sums[first]) / np.maximum(count, 1), np.nan)
 
 
-def _lines(path: Path) -> Iterator[Record]:
+def read_lines(path: Path) -> Iterator[Record]:
+    """The records of a file of JSON lines; a torn line is left out, an absent file has none."""
     if not path.exists():
         return
     with path.open("rb") as file:
@@ -85,7 +88,7 @@ def _lines(path: Path) -> Iterator[Record]:
                 yield record
 
 
-def _last_of_each(records: Iterator[Record]) -> list[Record]:
+def last_of_each(records: Iterator[Record]) -> list[Record]:
     """A line whose step is not above the one before undoes what stands from its step on."""
     kept: list[Record] = []
     for record in records:

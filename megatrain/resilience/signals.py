@@ -44,14 +44,14 @@ class Wishes:
         if save_signal is not None:
             signal.signal(signal.Signals[save_signal], self._catch_save)
 
-    def now(self, *, save_due: bool = False) -> Wish:
-        """What is wished at this moment, on this rank; `save_due`: by the clock of rank 0."""
+    def now(self, *, stop: bool = False, save: bool = False) -> Wish:
+        """What is wished at this moment, on this rank; `stop` and `save` are wishes of the run itself."""
         orphaned = self._supervisor is not None and not alive(self._supervisor)
         first = self._rank == 0
         return Wish(
             preempt=self._signalled or orphaned,
-            stop=first and self._folder.stop_file.exists(),
-            save=save_due or self._save_asked or (first and self._folder.save_file.exists()),
+            stop=stop or (first and self._folder.stop_file.exists()),
+            save=save or self._save_asked or (first and self._folder.save_file.exists()),
         )
 
     def granted(self, *, save: bool, stop: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from megatrain import faults
 from megatrain.checkpoint.tier import MAIN, near
 from megatrain.config import Config
 from megatrain.errors import FailedWork
@@ -25,19 +26,22 @@ def run_loop(session: Session, state: RunState) -> Stop | None:
     """Collective. From `state` on."""
     config, log = session.config, session.log
     saved_step, stall_s, last_step_s = state.step, 0.0, 0.0
-    while state.step < config.train.steps:
+    end = min(config.train.steps, config.train.stop_after or config.train.steps)
+    while state.step < end:
         batch = session.loader.batch(state.consumed_samples)
         result = train_step(
             session.engine,
             batch,
             learning_rate(state.step, config.schedule, config.train.steps),
-            session.wish(),
+            session.wish(state),
             samples=config.train.global_batch,
             last_step_s=last_step_s,
             saving=session.store.busy,
         )
         state, last_step_s = advance(state, result), result.step_s
         log.step(state, result, stall_s)
+        session.samples.step(state, batch.sample_ids)
+        faults.point("step", rank=session.context.world.rank)
         stall_s, saved = 0.0, False
         if result.skipped:
             log.event(Event.SKIP, state.step, f"loss {result.loss}, gradient norm {result.grad_norm}")

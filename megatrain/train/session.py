@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import megatrain
+from megatrain import faults
 from megatrain.checkpoint.commit import Facts
 from megatrain.checkpoint.near import Nodes, near_place
 from megatrain.checkpoint.pace import Pace
@@ -35,6 +36,7 @@ from megatrain.observe.log import RunLog, open_log
 from megatrain.observe.metrics import Hardware
 from megatrain.observe.peak import device_peak
 from megatrain.observe.ranklog import open_rank_log
+from megatrain.observe.samples import SampleLog, open_sample_log
 from megatrain.parallel.collectives import broadcast_object, gather_objects
 from megatrain.parallel.context import ParallelContext
 from megatrain.resilience.lease import Lease, take_lease
@@ -64,11 +66,16 @@ class Session:
     lease: Lease | None
     """On rank 0."""
     log: RunLog
+    samples: SampleLog
     wishes: Wishes
 
-    def wish(self) -> Wish:
-        """What this rank was asked for until now; rank 0 also looks at the clock."""
-        return self.wishes.now(save_due=self.context.world.rank == 0 and self.pace.due())
+    def wish(self, state: RunState) -> Wish:
+        """What this rank was asked for until now, in the step that follows `state`; rank 0 looks at the
+        clock."""
+        return self.wishes.now(
+            stop=state.step + 1 == self.config.train.stop_after,
+            save=self.context.world.rank == 0 and self.pace.due(),
+        )
 
     def save(
         self,
@@ -85,13 +92,14 @@ class Session:
         facts = Facts(state, self.prepared.identity, loss, validation_loss)
         return self.store.save(self.engine.held(), facts, tiers)
 
-    def tell_saved(self) -> None:
+    def tell_saved(self, *, wait: bool = False, wait_s: float | None = None) -> None:
         """Say what became of saves that are over. A failed one is an event, and tried again some time later.
 
         Raises FailedWork when this attempt has lost its lease: another one goes on with the run.
         """
-        for saved in self.store.finished():
+        for saved in self.store.wait(wait_s) if wait else self.store.finished():
             self._tell(saved)
+            faults.point("saved", rank=self.context.world.rank)
 
     def save_last(self, state: RunState, result: StepResult, validation_loss: float | None) -> None:
         """Collective. Save, wait until it is whole, and try again if it fails.
@@ -99,6 +107,7 @@ class Session:
         Raises FailedWork if it stays so; a preempted run ends all the same, to be started again from an older
         one.
         """
+        self.tell_saved(wait=True)
         error = None
         for turn in range(LAST_TRIES):
             if turn:
@@ -184,18 +193,21 @@ def open_session(config: Config, context: ParallelContext) -> Iterator[tuple[Ses
             document_mask=config.data.document_mask,
             prefetch=config.data.prefetch,
         )
+        samples = open_sample_log(config, folder, context)
         signals = config.resilience
         wishes = Wishes(signals.signals, folder, world.rank, save_signal=signals.save_signal)
         pace = Pace(settings.every_minutes and 60 * settings.every_minutes, settings.retry_s)
-        session = Session(config, context, prepared, engine, loader, store, pace, lease, log, wishes)
+        session = Session(config, context, prepared, engine, loader, store, pace, lease, log, samples, wishes)
         try:
             yield session, state
         except (FailedWork, UserError):
-            store.wait(ABANDON_S)  # all ranks end alike: what was being saved can still become whole
-            session.tell_saved()
+            session.tell_saved(
+                wait=True, wait_s=ABANDON_S
+            )  # all ranks end alike: what is being saved can become whole
             raise
         finally:
             loader.close()
+            samples.close()
             log.close()
 
 

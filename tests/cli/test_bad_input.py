@@ -168,7 +168,7 @@ def test_a_run_that_cannot_be(command: str, name: str, call: Call, scene: Scene)
     assert re.search(message, line), line
 
 
-@pytest.mark.parametrize("command", ["check", "train", "prepare"])
+@pytest.mark.parametrize("command", ["check", "train", "verify-resume", "prepare"])
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -217,6 +217,44 @@ def test_a_file_where_the_run_folder_should_be(command: str, folder: str, call: 
     (scene.folder / "file").write_text("mine")
     line = refused(call, scene, command, "config.yaml", f"run.folder={folder}")
     assert folder in line
+
+
+# --- a rehearsal ---
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--layouts", "tp2dp1"], r"--layouts: 'tp2dp1' is not of the form tpT-dpD-zeroZ; write it like"),
+        (
+            ["--layouts", "tp1-dp1-zero2", "tp2-dp1-zero3"],
+            r"layout tp2-dp1-zero3: model\.kv_heads \(1\) must be a multiple of parallel\.tensor \(2\)",
+        ),
+        (["--layouts", "tp1-dp2-zero0"], r"layout tp1-dp2-zero0: parallel\.zero \(0\) must be 1, 2 or 3"),
+        (["--layouts", "tp1-dp2-zero9"], r"layout tp1-dp2-zero9: parallel\.zero \(9\): "),
+        (["--before", "0"], r"--before \(0\) must be at least 1"),
+        (["--after", "-1"], r"--after \(-1\) must be at least 1"),
+        (
+            ["--before", "9", "--after", "2"],
+            r"--before \(9\) \+ --after \(2\) must not be above train\.steps \(10\)",
+        ),
+        (["--tolerance", "-0.5"], r"--tolerance \(-0\.5\) must be 0 or more"),
+        (["--tolerance", "nan"], r"--tolerance \(nan\) must be 0 or more"),
+        (["--folder", "data"], r"--folder \(data\) exists and was not made by an earlier rehearsal; choose"),
+        (["--folder", "config.yaml"], r"--folder \(config\.yaml\) exists and was not made by an earlier"),
+        (["--folder", "run/inner"], r"--folder \(run/inner\) must lie apart from run\.folder \(run\)"),
+        (["--folder", "."], r"--folder \(\.\) must lie apart from run\.folder \(run\)"),
+        (
+            ["cluster.processes=3", "parallel.tensor=2", "model.kv_heads=2"],
+            r"parallel\.tensor \(2\) must divide",
+        ),
+        (["data.sources=[{path: nowhere}]"], r"nowhere/train: no such dataset folder"),
+        (["train.step=3"], r"unknown key train\.step; did you mean train\.steps\?"),
+    ],
+)
+def test_a_rehearsal_that_cannot_be(words: list[str], message: str, call: Call, scene: Scene) -> None:
+    line = refused(call, scene, "verify-resume", "config.yaml", *words)
+    assert re.search(message, line), line
 
 
 # --- preparation ---

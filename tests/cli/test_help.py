@@ -31,7 +31,7 @@ COMMANDS = list(all_commands(_parser()))
 
 
 def test_the_commands_are_those_promised() -> None:
-    promised = ["prepare", "train", "check", "evaluate", "export", "generate", "report"]
+    promised = ["prepare", "train", "check", "verify-resume", "evaluate", "export", "generate", "report"]
     assert {path[0] for path in COMMANDS if path} >= {*promised, "data", "checkpoint"}
     assert {("data", "verify"), ("data", "inspect"), ("checkpoint", "ls"), ("checkpoint", "verify")} <= {
         *COMMANDS

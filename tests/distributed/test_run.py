@@ -16,6 +16,7 @@ KINDS = {
     "stopped": "asked",
     "preempted": "preempted",
     "saved": "done",
+    "paused": "asked",
     "diverged": DIVERGED,
 }
 
@@ -30,6 +31,7 @@ def folder(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "stopped": Play(run_config(corpus, folder / "stopped", *options), touch={5: "STOP"}),
         "preempted": Play(run_config(corpus, folder / "preempted", *options), terminate={2: 1}),
         "saved": Play(run_config(corpus, folder / "saved", *options), touch={1: "SAVE"}),
+        "paused": Play(run_config(corpus, folder / "paused", *options, "train.stop_after=6")),
         # The first update makes weights of 1e37, whose squares are not finite.
         "diverged": Play(
             run_config(
@@ -47,8 +49,9 @@ def folder(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in plays:
         shutil.copytree(folder / name, folder / "before" / name)
     again = [Play(play.config) for name, play in plays.items() if name != "diverged"]
+    again.append(Play(run_config(corpus, folder / "paused", *options)))
     for by_rank in run_ranks(play_runs, 2, again):
-        assert by_rank == ["done"] * 4
+        assert by_rank == ["done"] * 6
     return folder
 
 
@@ -58,7 +61,7 @@ def test_an_interrupted_run_is_the_unbroken_one(folder: Path) -> None:
     assert list(unbroken) == list(range(1, 11))
     assert unbroken[10][0] < unbroken[1][0]
     assert list(evaluations(folder / "unbroken")) == [3, 6, 9, 10]
-    for name in ("stopped", "preempted", "saved"):
+    for name in ("stopped", "preempted", "saved", "paused"):
         assert curve(folder / name) == unbroken
         assert evaluations(folder / name) == evaluations(folder / "unbroken")
 
@@ -72,6 +75,14 @@ def test_a_stop_ends_the_step_and_loses_nothing(folder: Path) -> None:
         assert [event["step"] for event in events(before, kind)] == [step]
         assert [event["step"] for event in events(folder / name, "resume")] == [step]
         assert not (folder / name / "STOP").exists(), "it would stop the next start too"
+
+
+def test_a_pause_keeps_the_schedule_and_stays(folder: Path) -> None:
+    """train.stop_after: saved and stopped there; again it goes no further, without the key it does."""
+    assert list(curve(folder / "before" / "paused")) == [1, 2, 3, 4, 5, 6]
+    assert saved_steps(folder / "before" / "paused") == [4, 6]
+    assert [event["step"] for event in events(folder / "paused", "resume")] == [6, 6]
+    assert [event["step"] for event in events(folder / "paused", "end")] == [6, 10]
 
 
 def test_saves_are_when_due_and_when_asked_for(folder: Path) -> None:

@@ -80,11 +80,10 @@ def test_who_was_killed_is_followed_at_once(folder: RunFolder) -> None:
 def test_another_machines_lease_runs_out(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     take_lease(folder, 0.5).release()
     held_elsewhere(folder, age_s=0)
-    with monkeypatch.context() as patch, pytest.raises(UserError, match="in use .* on far"):
-        patch.setattr(
-            lease_module, "GRACE_S", -59.9
-        )  # gives up at once, while the lease is good for a minute
-        take_lease(folder, 60)
+    with monkeypatch.context() as patch:
+        patch.setattr(lease_module, "GRACE_S", -59.9)  # gives up at once; the lease is good for a minute
+        with pytest.raises(UserError, match=r"in use .* on far"):
+            take_lease(folder, 60)
     held_elsewhere(folder, age_s=100)
     lease = take_lease(folder, 60)
     assert lease.attempt == 2

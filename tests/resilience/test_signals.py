@@ -38,6 +38,7 @@ def test_files_are_wishes_on_rank_0_and_go_when_granted(tmp_path: Path) -> None:
     folder.save_file.touch()
     assert first.now() == Wish(stop=True, save=True)
     assert second.now() == Wish(), "one rank looks, so that all act at the same step"
+    assert second.now(stop=True) == Wish(stop=True), "the config's wish is every rank's"
     second.granted(save=True, stop=True)
     first.granted(save=True, stop=False)
     assert first.now() == Wish(stop=True)

@@ -1,0 +1,63 @@
+"""Which samples each rank read in each step: written where asked for, read back to compare runs."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from megatrain.config import Config
+from megatrain.data.loader import PADDING
+from megatrain.observe.report import last_of_each, read_lines
+from megatrain.observe.sinks import LineFile
+from megatrain.parallel.context import ParallelContext
+from megatrain.state import RunFolder, RunState
+
+logger = logging.getLogger(__name__)
+
+
+class SampleLog:
+    """One JSON line a step: `step`, `attempt`, `ids`; without a path nothing, so every rank can hold one.
+
+    It stops no run: a line that cannot be written is warned about.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._file = LineFile(path) if path is not None else None
+
+    def step(self, state: RunState, sample_ids: npt.NDArray[np.int64]) -> None:
+        """`state` is the one after the step, `sample_ids` what the loader gave this rank, with padding."""
+        if self._file is None:
+            return
+        ids = sample_ids[sample_ids != PADDING].tolist()
+        try:
+            self._file.append({"step": state.step, "attempt": state.attempt, "ids": ids})
+        except OSError as error:
+            logger.warning("the samples of step %d cannot be written: %s", state.step, error)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def open_sample_log(config: Config, folder: RunFolder, context: ParallelContext) -> SampleLog:
+    """Tensor-parallel neighbours read the same samples: the first of them writes."""
+    writes = config.observe.sample_ids and context.tensor.rank == 0
+    return SampleLog(folder.samples(context.world.rank) if writes else None)
+
+
+def read_samples(folder: RunFolder) -> dict[int, tuple[tuple[int, ...], ...]]:
+    """By step, the samples of each rank that wrote, in order of rank; the last attempt at a step counts."""
+    newest: dict[int, int] = {}
+    found: dict[int, list[tuple[int, ...]]] = {}
+    for path in sorted(folder.logs.glob("samples-rank-*.jsonl")):
+        for record in last_of_each(read_lines(path)):
+            step, attempt = record["step"], record["attempt"]
+            if attempt > newest.get(step, 0):
+                # What another rank, perhaps of another layout, wrote in an earlier attempt is undone.
+                newest[step], found[step] = attempt, []
+            if attempt == newest[step]:
+                found[step].append(tuple(record["ids"]))
+    return {step: tuple(ranks) for step, ranks in found.items()}
