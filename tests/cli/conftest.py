@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -110,3 +111,9 @@ def flip_byte(path: Path, at: int | None = None) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2 if at is None else at] ^= 1
     path.write_bytes(content)
+
+
+def edit_manifest(checkpoint: Path, **changes: Any) -> None:
+    """Change top-level entries of a checkpoint's manifest."""
+    path = checkpoint / "MANIFEST.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

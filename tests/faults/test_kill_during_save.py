@@ -36,19 +36,32 @@ def unbroken(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def kill_in_second_save(corpus: Path, folder: Path, point: str, rank: int) -> None:
-    play = Play(config_of(corpus, folder), fault=f"point={point},rank={rank},hit=2,do=kill")
+# Where a rank is killed, and which: in the second save, whose step is 6; in pruning, step 9 removes step 3.
+POINTS = {
+    "write": ("checkpoint.write", 1, 2),
+    "written": ("checkpoint.written", 1, 2),
+    "commit": ("checkpoint.commit", 0, 2),
+    "committed": ("checkpoint.committed", 0, 2),
+    "prune": ("checkpoint.prune", 0, 1),
+}
+
+
+def kill_at_point(corpus: Path, folder: Path, name: str) -> None:
+    point, rank, hit = POINTS[name]
+    fault = f"point={point},rank={rank},hit={hit},do=kill"
+    play = Play(config_of(corpus, folder, "checkpoint.keep=2"), fault=fault)
     with pytest.raises(RankFailure, match=KILLED):
         run_ranks(play_runs, 2, [play])
 
 
 def kill_at_random(corpus: Path, folder: Path) -> None:
-    """From outside, at a random moment of a save after each step."""
+    """From outside, one rank or all at once, at a random moment of a save after each step."""
     folder.mkdir()
     config = config_of(corpus, folder, "checkpoint.every=1", "train.steps=200")
     draw = random.Random(os.urandom(8))
-    after_step, wait_s, rank = draw.randint(2, 6), draw.random() * 0.02, draw.randint(0, 1)
-    print(f"kill rank {rank} {wait_s:.4f} s into the save of step {after_step}")
+    after_step, wait_s = draw.randint(2, 6), draw.random() * 0.02
+    ranks = draw.choice(([0], [1], [0, 1]))
+    print(f"kill ranks {ranks} {wait_s:.4f} s into the save of step {after_step}")
 
     def strike() -> None:
         target = folder / "checkpoints" / f"step-{after_step:08d}"
@@ -56,7 +69,8 @@ def kill_at_random(corpus: Path, folder: Path) -> None:
         while not target.exists() and time.monotonic() < deadline:
             time.sleep(0.0005)
         time.sleep(wait_s)
-        os.kill(int((folder / f"pid-{rank}").read_text()), signal.SIGKILL)
+        for rank in ranks:
+            os.kill(int((folder / f"pid-{rank}").read_text()), signal.SIGKILL)
 
     thread = threading.Thread(target=strike)
     thread.start()
@@ -67,24 +81,26 @@ def kill_at_random(corpus: Path, folder: Path) -> None:
 
 def test_killed_in_a_save(corpus: Path, unbroken: Path, tmp_path: Path) -> None:
     """What is not committed does not exist; the run goes on and equals the unbroken one."""
-    kill_in_second_save(corpus, tmp_path / "write", "checkpoint.write", 1)
-    kill_in_second_save(corpus, tmp_path / "commit", "checkpoint.commit", 0)
-    kill_at_random(corpus, tmp_path / "random")
-    names = ("write", "commit", "random")
-    for name in ("write", "commit"):
-        assert saved_steps(tmp_path / name) == [3]
+    randoms = [f"random-{n}" for n in range(int(os.environ.get("MEGATRAIN_TEST_KILLS", "3")))]
+    for name in POINTS:
+        kill_at_point(corpus, tmp_path / name, name)
+    for name in randoms:
+        kill_at_random(corpus, tmp_path / name)
+    before = {name: saved_steps(tmp_path / name) for name in (*POINTS, *randoms)}
+    assert [before[name] for name in POINTS] == [[3], [3], [3], [3, 6], [3, 6, 9]]
+    for name in ("write", "written", "commit"):
         left = tmp_path / name / "checkpoints" / "step-00000006"
         assert left.is_dir() and not (left / "MANIFEST.json").exists()
-    newest = saved_steps(tmp_path / "random")[-1]
-    assert newest >= 1
-    # Another rhythm, so that the unfinished step 6 is not written again, but cleaned up.
-    every = {"write": 7, "commit": 3, "random": 3}
-    plays = [Play(config_of(corpus, tmp_path / name, f"checkpoint.every={every[name]}")) for name in names]
-    assert run_ranks(play_runs, 2, plays) == [["done"] * 3] * 2
-    for name in names:
+    # Another rhythm for some, so that the unfinished step 6 is not written again, but cleaned up.
+    every = {"written": 7}
+    plays = [
+        Play(config_of(corpus, tmp_path / name, f"checkpoint.every={every.get(name, 3)}")) for name in before
+    ]
+    assert run_ranks(play_runs, 2, plays) == [["done"] * len(plays)] * 2
+    for name, steps in before.items():
         assert curve(tmp_path / name) == curve(unbroken), name
         (resumed,) = events(tmp_path / name, "resume")
-        assert resumed["step"] == (newest if name == "random" else 3)
+        assert resumed["step"] == steps[-1] >= 1, name
         assert saved_steps(tmp_path / name)[-1] == 10
         for path in (tmp_path / name / "checkpoints").iterdir():
             manifest = json.loads((path / "MANIFEST.json").read_text())
