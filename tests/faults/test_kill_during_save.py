@@ -81,7 +81,7 @@ def kill_at_random(corpus: Path, folder: Path) -> None:
 
 def test_killed_in_a_save(corpus: Path, unbroken: Path, tmp_path: Path) -> None:
     """What is not committed does not exist; the run goes on and equals the unbroken one."""
-    randoms = [f"random-{n}" for n in range(int(os.environ.get("MEGATRAIN_TEST_KILLS", "3")))]
+    randoms = [f"random-{n}" for n in range(int(os.environ.get("RANDOM_KILLS", "3")))]
     for name in POINTS:
         kill_at_point(corpus, tmp_path / name, name)
     for name in randoms:
