@@ -2,7 +2,7 @@
 
 MEGATRAIN_FAULT="point=checkpoint.write,rank=1,hit=2,do=kill" makes rank 1 end itself with SIGKILL the second
 time it comes to the point; hit=2+ also at each time after. do: kill, crash (an exception), full (OSError: no
-space left), hang.
+space left), hang, slow (waits for seconds=1).
 """
 
 from __future__ import annotations
@@ -42,5 +42,7 @@ def point(name: str, *, rank: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         case "hang":
             time.sleep(1 << 20)
+        case "slow":
+            time.sleep(float(wish.get("seconds", 1)))
         case other:
-            raise ValueError(f"{VARIABLE}: do={other} is none of kill, crash, full, hang")
+            raise ValueError(f"{VARIABLE}: do={other} is none of kill, crash, full, hang, slow")

@@ -76,6 +76,8 @@ class Play:
     """After this step, a file of this name appears in the run's folder."""
     terminate: Mapping[int, int] = field(default_factory=dict)
     """After this step, this rank gets SIGTERM."""
+    signals: Mapping[int, tuple[int, signal.Signals]] = field(default_factory=dict)
+    """After this step, this rank gets that signal."""
     fault: str = ""
 
 
@@ -113,6 +115,8 @@ def _deeds(play: Play, rank: int) -> Iterator[None]:
             Path(play.config.run.folder, play.touch[state.step]).touch()
         if play.terminate.get(state.step) == rank:
             os.kill(os.getpid(), signal.SIGTERM)
+        if state.step in play.signals and play.signals[state.step][0] == rank:
+            os.kill(os.getpid(), play.signals[state.step][1])
         return state
 
     loop.advance = advance

@@ -42,7 +42,7 @@ def test_crash_and_a_wrong_word(monkeypatch: pytest.MonkeyPatch) -> None:
         faults.point("a", rank=5)
     faults._hits.clear()
     monkeypatch.setenv("MEGATRAIN_FAULT", "point=a,do=melt")
-    with pytest.raises(ValueError, match="do=melt is none of kill, crash, full, hang"):
+    with pytest.raises(ValueError, match="do=melt is none of kill, crash, full, hang, slow"):
         faults.point("a", rank=5)
 
 
