@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.cluster.bed.cluster import PATIENCE_S, REPOSITORY, Cluster, wait_until
-from tests.distributed.corpus import BASE, curve
+from tests.distributed.corpus import BASE, curve, events, saved_steps
 from tests.distributed.corpus import corpus as corpus  # a fixture
 
 STEPS = 60
@@ -79,7 +79,8 @@ class Job:
         try:
             wait_until(met, f"{wanted}")
         except AssertionError as error:
-            raise AssertionError(f"{error}: {told}\n{self.said()}\n{self.cluster.logs()}") from None
+            said = self.said()[-5000:]
+            raise AssertionError(f"{error}: {told}\n{said}\n{self.cluster.logs()}") from None
         return told
 
     def until_steps(self, count: int) -> None:
@@ -89,7 +90,7 @@ class Job:
 
     def until_requeued(self) -> None:
         self.restarts += 1
-        self.until(JobState="PENDING", Restarts=str(self.restarts))
+        self.until(JobState="PENDING", Restarts=str(self.restarts), Reason="BeginTime")
 
     def start_again(self) -> None:
         """Now, and not two minutes after it was requeued; within a second of that SLURM would fail it."""
@@ -100,8 +101,9 @@ class Job:
         self.until(JobState="COMPLETED")
 
     def said(self) -> str:
-        outputs = [*self.run.glob("logs/slurm-*.out")]
-        return "\n".join(path.read_text(errors="replace")[-5000:] for path in outputs)
+        """The output of the batch script and the ranks."""
+        output = self.run / "logs" / f"slurm-{self.number}.out"
+        return output.read_text(errors="replace") if output.exists() else ""
 
     def nodes(self) -> list[str]:
         """Of each start."""
@@ -121,12 +123,14 @@ def runs(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, corpus: Pat
 def undisturbed(runs: Runs) -> dict[int, Any]:
     """The curve of two ranks on this machine, without SLURM and without a network."""
     folder = runs.folder / "undisturbed"
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "megatrain", "train", str(runs.config), f"run.folder={folder}"],
         cwd=REPOSITORY,
-        check=True,
+        capture_output=True,
+        text=True,
         timeout=PATIENCE_S,
     )
+    assert done.returncode == 0, done.stderr[-5000:]
     told = curve(folder)
     assert list(told) == list(range(1, STEPS + 1))
     return told
@@ -137,3 +141,92 @@ def test_submitted_it_runs_to_its_end(runs: Runs, undisturbed: dict[int, Any]) -
     job.done()
     assert curve(job.run) == undisturbed
     assert job.nodes() == ["n[1-2]"] and job.codes() == [0]
+
+
+def test_preempted_it_saves_and_goes_on(runs: Runs, undisturbed: dict[int, Any]) -> None:
+    job = runs.submit("preempted", "--partition", "main", **SLOW)
+    job.until_steps(15)
+    options = ("--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null")
+    runs.cluster.run("ctl", "sbatch", *options, "--wrap=true")
+    job.until_requeued()
+    assert job.codes() == [75]
+    (step,) = [event["step"] for event in events(job.run, "preempt")]
+    assert 15 <= step < STEPS and saved_steps(job.run)[-1] == step
+    runs.cluster.until_idle()
+    job.start_again()
+    job.done()
+    assert [event["step"] for event in events(job.run, "resume")] == [step]
+    assert curve(job.run) == undisturbed
+    assert len((job.run / "metrics.jsonl").read_text().splitlines()) == STEPS, "a step was computed twice"
+
+
+def test_a_node_without_power_is_left_behind(runs: Runs, undisturbed: dict[int, Any]) -> None:
+    """The first node of the job: with the batch script, rank 0 and the lease."""
+    job = runs.submit("unplugged", **SLOW)
+    job.until_steps(15)
+    with runs.cluster.without_power("n1"):
+        job.until_requeued()
+        job.start_again()
+        job.done()
+    assert job.nodes() == ["n[1-2]", "n[2-3]"] and job.codes() == [0]
+    (resumed,) = [event["step"] for event in events(job.run, "resume")]
+    assert resumed >= 10
+    assert curve(job.run) == undisturbed
+
+
+def test_a_cut_link_is_noticed_on_both_sides(runs: Runs, undisturbed: dict[int, Any]) -> None:
+    """A collective does not return: the ranks give up, and the job goes on without the node."""
+    job = runs.submit("cut", **SLOW)
+    job.until_steps(15)
+    with runs.cluster.without_cable("n2"):
+        cut = time.monotonic()
+        for rank in (0, 1):
+            log = job.run / "logs" / f"rank-{rank:04d}.log"
+            wait_until(lambda log=log, rank=rank: f"rank {rank} failed" in log.read_text(), f"end of {log}")
+        print(f"both ranks gave up {time.monotonic() - cut:.1f} s after the cut")
+        job.until_requeued()
+        print(f"in the queue again {time.monotonic() - cut:.1f} s after the cut")
+        job.start_again()
+        job.done()
+    assert job.nodes() == ["n[1-2]", "n[1,3]"]
+    assert curve(job.run) == undisturbed
+
+
+def test_deepspeed_over_a_hostfile(runs: Runs, undisturbed: dict[int, Any]) -> None:
+    """Two hosts, pdsh and ssh, and no SLURM."""
+    hosts = runs.folder / "hosts"
+    hosts.write_text("n1 slots=1\nn2 slots=1\n")
+    run = runs.folder / "hostfile"
+    launcher = (
+        "-m",
+        "deepspeed.launcher.runner",
+        "--hostfile",
+        hosts,
+        "--launcher",
+        "pdsh",
+        "--no_local_rank",
+    )
+    program = (REPOSITORY / "launch" / "pretrain.py", "--config", runs.config, f"run.folder={run}")
+    runs.cluster.run("ctl", sys.executable, *launcher, *program)
+    assert curve(run) == undisturbed
+
+
+@pytest.mark.parametrize("launcher", ["slurm", "pdsh"])
+def test_deepspeed_in_a_job_is_preempted(launcher: str, runs: Runs, undisturbed: dict[int, Any]) -> None:
+    run = runs.folder / f"deepspeed-{launcher}"
+    (run / "logs").mkdir(parents=True)
+    options = ("--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=1", "--cpus-per-task=1", "--time=30")
+    told = runs.cluster.run(
+        *("ctl", "sbatch", "--parsable", *options, f"--output={run}/logs/slurm-%j.out"),
+        *("slurm/pretrain-deepspeed.sbatch", f"run.folder={run}"),
+        variables={"CONFIG": runs.config, "PYTHON": sys.executable, "LAUNCHER": launcher, **SLOW},
+    )
+    job = Job(runs.cluster, int(told.stdout), run)
+    job.until_steps(15)
+    runs.cluster.run("ctl", "scancel", "--signal=USR1", job.number)
+    job.until_requeued()
+    assert job.codes() == [75]
+    job.start_again()
+    job.done()
+    assert not (run / "STOP").exists()
+    assert curve(run) == undisturbed

@@ -10,10 +10,12 @@ cluster shares its file system.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -66,7 +68,7 @@ class Cluster:
                 self._start(host)
             for host in self._addresses:
                 self._wait_for(host)
-            wait_until(lambda: self.states() == dict.fromkeys(self.nodes, "idle"), "idle nodes")
+            self.until_idle()
         except BaseException:
             self.close()
             raise
@@ -114,20 +116,34 @@ class Cluster:
         assert not check or done.returncode == 0, f"{host}: {command}: {done.stdout}{done.stderr}"
         return done
 
-    def power_off(self, host: str) -> None:
-        """Like a pulled plug: the peers are not told."""
-        self.cable(host, "down")
-        subprocess.run(["kill", "-KILL", str(self._pid(host))], check=True)
+    @contextmanager
+    def without_power(self, host: str) -> Iterator[None]:
+        """Like a pulled plug: the peers are not told. Afterwards it is booted, and known to be idle."""
+        # Deleted: its last unsent packets would keep the dead host's network, and so the cable, for minutes.
+        self._at_switch("ip", "link", "delete", f"to-{host}")
+        os.kill(self._pid(host), signal.SIGKILL)
         self._hosts.pop(host).wait(PATIENCE_S)
         (self.folder / "up" / host).unlink()
+        try:
+            yield
+        finally:
+            self._start(host)
+            self._wait_for(host)
+            self.until_idle()
 
-    def power_on(self, host: str) -> None:
-        self._start(host)
-        self._wait_for(host)
+    @contextmanager
+    def without_cable(self, host: str) -> Iterator[None]:
+        """Unplugged at the switch. Afterwards it is plugged in again, and known to be idle."""
+        self._at_switch("ip", "link", "set", f"to-{host}", "down")
+        try:
+            yield
+        finally:
+            self._at_switch("ip", "link", "set", f"to-{host}", "up")
+            self.until_idle()
 
-    def cable(self, host: str, state: str) -> None:
-        """`down` unplugs it at the switch, `up` plugs it in again."""
-        self._at_switch("ip", "link", "set", f"to-{host}", state)
+    def until_idle(self) -> None:
+        """Wait until all nodes are there and have nothing to do."""
+        wait_until(lambda: self.states() == dict.fromkeys(self.nodes, "idle"), "idle nodes")
 
     def states(self) -> dict[str, str]:
         """Of each node, as SLURM sees it; empty while nobody answers."""
