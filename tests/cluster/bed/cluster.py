@@ -139,6 +139,8 @@ class Cluster:
             yield
         finally:
             self._at_switch("ip", "link", "set", f"to-{host}", "up")
+            # SLURM would look for a node that it found dead only some minutes later; a new slurmd says hello.
+            self.run(host, "sh", "-c", 'kill "$(cat /run/slurmd.pid)"; exec slurmd -N "$1"', "-", host)
             self.until_idle()
 
     def until_idle(self) -> None:
