@@ -21,6 +21,7 @@ STEPS = 60
 # Each step of rank 0 takes so long, so that what is done to a run comes in the middle of it.
 SLOW = {"MEGATRAIN_FAULT": "point=step,rank=0,hit=1+,do=slow,seconds=0.1"}
 LAUNCHED = re.compile(r"start \d+: 2 ranks on (\S+),")
+UNFINISHED = ("PENDING", "RUNNING", "COMPLETING")
 pytestmark = pytest.mark.timeout(3600)
 
 
@@ -244,6 +245,10 @@ esac
 """
 
 
+def state(cluster: Cluster, job: str) -> str:
+    return cluster.job(int(job))["JobState"]
+
+
 def test_a_chain_goes_on_until_it_is_done(cluster: Cluster, tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text(RANKS)
@@ -264,8 +269,8 @@ def test_a_chain_goes_on_until_it_is_done(cluster: Cluster, tmp_path: Path) -> N
     )
     jobs = told.stdout.split()
     assert len(jobs) == 5
-    wait_until(lambda: cluster.job(int(jobs[-1]))["JobState"] == "CANCELLED", "end of the chain")
-    states = [cluster.job(int(job))["JobState"] for job in jobs]
+    wait_until(lambda: not {state(cluster, job) for job in jobs} & set(UNFINISHED), "end of the chain")
+    states = [state(cluster, job) for job in jobs]
     assert states == ["FAILED", "FAILED", "COMPLETED", "CANCELLED", "CANCELLED"]
     assert (tmp_path / "started").read_text().split() == jobs[:3]
 
@@ -288,7 +293,7 @@ def test_data_is_prepared_by_a_job(cluster: Cluster, tmp_path: Path) -> None:
         *("slurm/prepare.sbatch", "seed=3"),
         variables={"PYTHON": sys.executable, "CONFIG": config},
     )
-    job = int(told.stdout)
-    wait_until(lambda: cluster.job(job)["JobState"] not in ("PENDING", "RUNNING", "COMPLETING"), "end")
-    assert cluster.job(job)["JobState"] == "COMPLETED", (tmp_path / f"{job}.out").read_text()
+    job = told.stdout.strip()
+    wait_until(lambda: state(cluster, job) not in UNFINISHED, "end of the job")
+    assert state(cluster, job) == "COMPLETED", (tmp_path / f"{job}.out").read_text()
     assert (tmp_path / "data" / "train" / "manifest.json").exists()
