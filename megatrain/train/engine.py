@@ -22,6 +22,9 @@ from megatrain.train.optimizer import GuardedAdamW, build_optimizer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MAX_BUCKET = 500_000_000  # elements; DeepSpeed's own default
+# For a single data-parallel rank, which has nobody to reduce with. DeepSpeed would copy each gradient into a
+# bucket and out again; reduced one by one (every one overfills this bucket) they stay where they are.
+LEFT_IN_PLACE = {"contiguous_gradients": False, "reduce_bucket_size": 1}
 # With bf16 parameters and fp32 accumulation, stage 1 is another class (DeepSpeed 0.19).
 CLASSES = {
     (1, "fp32"): "DeepSpeedZeroOptimizer",
@@ -121,6 +124,7 @@ def deepspeed_config(config: Config, derived: Derived) -> dict[str, Any]:
     # DeepSpeed takes a buffer of this size for itself in each backward pass, however small the model.
     own = -(-count_parameters(config.model).total // config.parallel.tensor)
     bucket = min(MAX_BUCKET, own + config.model.dim * config.model.layers * 4)
+    alone = config.parallel.zero == 1 and derived.data_parallel == 1
     return {
         **raw,
         "train_batch_size": derived.padded_batch,
@@ -132,6 +136,7 @@ def deepspeed_config(config: Config, derived: Derived) -> dict[str, Any]:
         "zero_optimization": {
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
+            **(LEFT_IN_PLACE if alone else {}),
             **raw.get("zero_optimization", {}),
             "stage": config.parallel.zero,
         },

@@ -12,7 +12,7 @@ from megatrain.config import Config, derive
 from megatrain.parallel.context import ParallelContext
 from megatrain.resilience.signals import Wish
 from megatrain.train import engine as engine_module
-from megatrain.train.engine import deepspeed_config
+from megatrain.train.engine import LEFT_IN_PLACE, deepspeed_config
 from megatrain.train.step import ValidTokens, agree
 from tests.distributed import training
 from tests.distributed.ranks import run_ranks
@@ -22,6 +22,7 @@ from tests.distributed.training import act, open_engine, play, tiny
 BAD: dict[int, str | None] = {1: "loss", 3: "gradient", 4: "infinite"}
 LEFT_OUT: dict[int, str | None] = dict.fromkeys(BAD)
 STEPS = 7
+BUCKET = {"contiguous_gradients": True, "reduce_bucket_size": 100_000}
 SETTINGS = {
     "zero 1": ("parallel.zero=1",),
     "zero 1, BF16_Optimizer": ("parallel.zero=1", "precision.dtype=bf16"),
@@ -116,6 +117,18 @@ def test_tensor_parallel_neighbours_skip_together() -> None:
         check_bad_steps("tensor 2", bad, left_out)
         assert not agreed["finite"]
         assert agreed["agreed"].loss == 1.5 / agreed["valid"], "one of the neighbours counts"
+
+
+def test_gradients_left_in_place_are_those_copied_into_a_bucket() -> None:
+    """One data-parallel rank, three micro-batches a step: bit for bit, and with less work."""
+    copied = tiny(*(f"deepspeed.zero_optimization.{key}={value}" for key, value in BUCKET.items()))
+    told = [deepspeed_config(c, derive(c, 1))["zero_optimization"] for c in (tiny(), copied)]
+    assert told[0].items() >= LEFT_IN_PLACE.items() and told[1].items() >= BUCKET.items()
+    assert (
+        not deepspeed_config(tiny(), derive(tiny(), 2))["zero_optimization"].items() >= LEFT_IN_PLACE.items()
+    )
+    left, bucket = run_ranks(play, 1, [act(training.train, c, 4) for c in (tiny(), copied)])[0]
+    assert left == bucket and left[0]["loss"] > left[-1]["loss"] > 0
 
 
 @pytest.mark.parametrize("world", [1, 4])
