@@ -78,6 +78,8 @@ class Event(enum.Enum):
     SKIP = "skip"
     ROLLBACK = "rollback"
     PREEMPT = "preempt"
+    RESTART = "restart"
+    GIVE_UP = "give up"
     STOP = "stop"
     END = "end"
 
@@ -140,6 +142,16 @@ class RunFolder:
         return self.root / "checkpoints"
 
     @property
+    def heartbeats(self) -> Path:
+        """Where each rank is, as long as it lives."""
+        return self.root / "heartbeats"
+
+    @property
+    def control(self) -> Path:
+        """What supervisors and their ranks tell each other, a folder for each launch."""
+        return self.root / "control"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 
@@ -166,6 +178,10 @@ class RunFolder:
 
     def log(self, rank: int) -> Path:
         return self.logs / f"rank-{rank:04d}.log"
+
+    def stacks(self, rank: int) -> Path:
+        """Of a rank whose watchdog struck."""
+        return self.logs / f"stacks-{rank:04d}.txt"
 
     def samples(self, rank: int) -> Path:
         """Which samples this rank fed, with observe.sample_ids."""

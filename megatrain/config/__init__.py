@@ -24,6 +24,7 @@ from megatrain.config.tree import (
     SourceConfig,
     TokenizerConfig,
     TrainConfig,
+    WatchdogConfig,
 )
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "SourceConfig",
     "TokenizerConfig",
     "TrainConfig",
+    "WatchdogConfig",
     "check_rules",
     "derive",
     "load_config",

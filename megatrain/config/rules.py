@@ -87,6 +87,7 @@ def check_rules(config: Config) -> None:
     _check_training(config)
     _check_sources(config)
     _check_checkpoint(config)
+    _check_cluster(config)
     _check_deepspeed(config.deepspeed)
 
 
@@ -183,6 +184,24 @@ def _check_checkpoint(config: Config) -> None:
         config.checkpoint.keep_best == 0 or config.evaluate.every > 0,
         f"checkpoint.keep_best ({config.checkpoint.keep_best}) needs evaluate.every above 0: the validation "
         "loss of a checkpoint is that of its own step",
+    )
+
+
+def _check_cluster(config: Config) -> None:
+    cluster, watchdog = config.cluster, config.resilience.watchdog
+    require(
+        cluster.hostfile is None or (cluster.launcher == "deepspeed" and cluster.processes is None),
+        f"cluster.hostfile ({cluster.hostfile}) is read by cluster.launcher=deepspeed and says how many "
+        "ranks each host gets: leave cluster.processes out",
+    )
+    require(
+        cluster.master_addr is None or cluster.hostfile is not None,
+        f"cluster.master_addr ({cluster.master_addr}) is read only with a cluster.hostfile",
+    )
+    require(
+        watchdog.step_floor_s <= watchdog.step_ceiling_s,
+        f"resilience.watchdog.step_floor_s ({watchdog.step_floor_s:g}) must not be above step_ceiling_s "
+        f"({watchdog.step_ceiling_s:g})",
     )
 
 

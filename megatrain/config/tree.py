@@ -235,6 +235,38 @@ class CheckpointConfig(Section):
     """Start a new run from the weights of this checkpoint folder or URL, with a fresh optimizer."""
 
 
+class WatchdogConfig(Section):
+    enabled: bool = True
+    """End a rank that has come to a standstill, with the stacks of its threads and the place of every rank.
+    """
+    step_factor: Annotated[Real, Field(ge=2)] = 10.0
+    """A step may take so many times the median of the last 50."""
+    step_floor_s: PositiveReal = 120.0
+    """But at least this."""
+    step_ceiling_s: PositiveReal = 1800.0
+    """And at most this."""
+    start_s: PositiveReal = 3600.0
+    """From the start of a rank to its first step's end: reading a checkpoint and compiling are in it."""
+    evaluate_s: PositiveReal = 3600.0
+    """One evaluation."""
+    save_s: PositiveReal = 3600.0
+    """Waiting for a save."""
+    heartbeat_s: PositiveReal = 5.0
+    """Each rank writes so often where it is."""
+
+
+class RestartConfig(Section):
+    """What `megatrain train` does when the ranks end by a fault: it starts them again from the newest
+    checkpoint."""
+
+    most: Count = 100
+    """At most so many times; 0: never."""
+    without_progress: PositiveInt = 3
+    """Gives up with exit code 76 when so many starts in a row came no further than those before."""
+    wait_s: Annotated[Real, Field(ge=0)] = 5.0
+    """Before the first restart; doubled for each start without progress, up to 16 times."""
+
+
 class ResilienceConfig(Section):
     signals: tuple[Literal["SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT"], ...] = ("SIGTERM", "SIGUSR1")
     """A rank that gets one of these asks for a save and a stop with exit code 75."""
@@ -245,6 +277,11 @@ class ResilienceConfig(Section):
     """
     max_skipped_in_row: PositiveInt = 10
     """So many steps in a row without a finite loss or gradient end the run."""
+    grace_s: PositiveReal = 120.0
+    """After a signal the ranks have so long to save, before they are ended. SLURM: below the seconds of
+    --signal."""
+    watchdog: WatchdogConfig = WatchdogConfig()
+    restarts: RestartConfig = RestartConfig()
     collective_timeout_s: PositiveInt = 1800
     """A collective that takes longer ends the rank."""
 
@@ -265,7 +302,12 @@ class ClusterConfig(Section):
     launcher: Literal["deepspeed", "torchrun"] = "deepspeed"
     """Starts the ranks of `megatrain train`."""
     processes: PositiveInt | None = None
-    """Ranks on this machine; default: its GPUs, or parallel.tensor where there is none."""
+    """Ranks on this machine; default: its GPUs, or parallel.tensor where there is none. Not with a hostfile.
+    """
+    hostfile: str | None = None
+    """`HOST slots=N` a line: run on these hosts, by the deepspeed launcher and pdsh over ssh."""
+    master_addr: str | None = None
+    """Of rank 0, with a hostfile; default: what its host says of itself."""
     master_port: Annotated[Whole, Field(ge=1024, le=65535)] | None = None
     """Default: a free one."""
 

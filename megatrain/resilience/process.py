@@ -34,19 +34,6 @@ def this_process() -> Process:
     return Process(os.getpid(), _started(os.getpid()), world)
 
 
-def alive(pid: int) -> bool:
-    """Whether a process of this machine runs; one that has ended but was not reaped (a zombie) does not."""
-    if Path("/proc/self/stat").exists():
-        return _started(pid) != ""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def _started(pid: int) -> str:
     """When it started; empty for none, or a zombie."""
     try:

@@ -9,16 +9,22 @@ from megatrain.checkpoint.tier import MAIN, near
 from megatrain.config import Config
 from megatrain.errors import FailedWork
 from megatrain.parallel.context import ParallelContext
+from megatrain.resilience.control import Control
+from megatrain.resilience.watchdog import Watchdog
 from megatrain.state import Event, RunState, StepResult, Stop
 from megatrain.train.schedule import learning_rate
 from megatrain.train.session import Session, open_session
 from megatrain.train.step import train_step
 
 
-def train(config: Config, context: ParallelContext) -> Stop | None:
-    """Collective. Train until the last step (None) or until a stop that was asked for, whose state is
-    saved."""
-    with open_session(config, context) as (session, state):
+def train(
+    config: Config, context: ParallelContext, watch: Watchdog | None = None, control: Control | None = None
+) -> Stop | None:
+    """Collective. Train until the last step (None) or until a stop that was asked for, whose state is saved.
+
+    The rank program brings its watchdog and its way to the supervisor; without, nobody watches.
+    """
+    with open_session(config, context, watch, control) as (session, state):
         return run_loop(session, state)
 
 
@@ -28,6 +34,7 @@ def run_loop(session: Session, state: RunState) -> Stop | None:
     saved_step, stall_s, last_step_s = state.step, 0.0, 0.0
     end = min(config.train.steps, config.train.stop_after or config.train.steps)
     while state.step < end:
+        session.watch("step", state.step + 1)
         batch = session.loader.batch(state.consumed_samples)
         result = train_step(
             session.engine,
@@ -53,8 +60,10 @@ def run_loop(session: Session, state: RunState) -> Stop | None:
         if config.evaluate.every and (
             state.step % config.evaluate.every == 0 or state.step == config.train.steps
         ):
+            session.watch("evaluate", state.step)
             validation_loss = session.evaluate(state)
         session.tell_saved()
+        session.watch("save", state.step)
         if result.stop is not None or state.step == config.train.steps:
             session.save_last(state, result, validation_loss)
             saved = True

@@ -39,8 +39,10 @@ from megatrain.observe.ranklog import open_rank_log
 from megatrain.observe.samples import SampleLog, open_sample_log
 from megatrain.parallel.collectives import broadcast_object, gather_objects
 from megatrain.parallel.context import ParallelContext
+from megatrain.resilience.control import Control
 from megatrain.resilience.lease import Lease, take_lease
 from megatrain.resilience.signals import Wish, Wishes
+from megatrain.resilience.watchdog import Phase, Watchdog
 from megatrain.state import Event, RunFolder, RunState, StepResult, Stop
 from megatrain.train.engine import DTYPES, Engine, build_engine
 from megatrain.train.preflight import Prepared, prepare_run, require_same_data, writable
@@ -68,6 +70,8 @@ class Session:
     log: RunLog
     samples: SampleLog
     wishes: Wishes
+    watch: Callable[[Phase, int], None]
+    """Tells the watchdog what this rank is about to do."""
 
     def wish(self, state: RunState) -> Wish:
         """What this rank was asked for until now, in the step that follows `state`; rank 0 looks at the
@@ -109,6 +113,9 @@ class Session:
         """
         self.tell_saved(wait=True)
         error = None
+        if result.stop is Stop.PREEMPTED and not broadcast_object(self._in_time(), self.context.world):
+            self.log.event(Event.FAULT, state.step, "not saved: the time left after the signal is too short")
+            return
         for turn in range(LAST_TRIES):
             if turn:
                 time.sleep(min(self.config.checkpoint.retry_s, LAST_WAIT_S))
@@ -121,10 +128,15 @@ class Session:
         if result.stop is not Stop.PREEMPTED:
             raise FailedWork(f"the end of the run, step {state.step}, was not saved: {error}")
 
+    def _in_time(self) -> bool:
+        """On rank 0: a save like the last one ends before the supervisor, or SLURM, ends the ranks."""
+        left_s = self.config.resilience.grace_s - self.wishes.waiting_s()
+        return self.pace.last_s < left_s
+
     def _tell(self, saved: Saved) -> None:
         where = "" if saved.tier == MAIN else saved.tier
         if saved.tier == MAIN:
-            self.pace.ended(well=saved.error is None)
+            self.pace.ended(well=saved.error is None, seconds=saved.seconds)
         if saved.error is None:
             self.log.event(Event.COMMIT, saved.step, where, bytes=saved.bytes, seconds=saved.seconds)
             return
@@ -154,7 +166,9 @@ class Session:
 
 
 @contextmanager
-def open_session(config: Config, context: ParallelContext) -> Iterator[tuple[Session, RunState]]:
+def open_session(
+    config: Config, context: ParallelContext, watch: Watchdog | None = None, control: Control | None = None
+) -> Iterator[tuple[Session, RunState]]:
     """Collective. The run, and where it begins: at its newest whole checkpoint, or anew.
 
     Raises UserError and FailedWork alike on all ranks.
@@ -164,6 +178,8 @@ def open_session(config: Config, context: ParallelContext) -> Iterator[tuple[Ses
     folder = prepared.folder
     with _lease(folder, config, context) as (lease, attempt, run_id):
         open_rank_log(folder, world.rank)
+        if watch is not None:
+            watch.opened(attempt)
         if config.data.verify == "hash":
             alike(lambda: prepared.train.verify_share(world.rank, world.size), context)
         hardware = _hardware(config, context)
@@ -195,20 +211,27 @@ def open_session(config: Config, context: ParallelContext) -> Iterator[tuple[Ses
         )
         samples = open_sample_log(config, folder, context)
         signals = config.resilience
-        wishes = Wishes(signals.signals, folder, world.rank, save_signal=signals.save_signal)
+        wishes = Wishes(signals.signals, folder, world.rank, save_signal=signals.save_signal, control=control)
+        phase = watch.phase if watch is not None else _unwatched
         pace = Pace(settings.every_minutes and 60 * settings.every_minutes, settings.retry_s)
-        session = Session(config, context, prepared, engine, loader, store, pace, lease, log, samples, wishes)
+        session = Session(
+            config, context, prepared, engine, loader, store, pace, lease, log, samples, wishes, phase
+        )
         try:
             yield session, state
+            phase("end", 0)
         except (FailedWork, UserError):
-            session.tell_saved(
-                wait=True, wait_s=ABANDON_S
-            )  # all ranks end alike: what is being saved can become whole
+            # All ranks end alike: what is being saved can still become whole.
+            session.tell_saved(wait=True, wait_s=ABANDON_S)
             raise
         finally:
             loader.close()
             samples.close()
             log.close()
+
+
+def _unwatched(phase: Phase, step: int) -> None:
+    """For a loop that was called without a watchdog."""
 
 
 def alike(work: Callable[[], T], context: ParallelContext) -> T:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -39,7 +39,7 @@ class Home:
         self.config = folder / "a config.yaml"
         self.config.write_text(yaml.safe_dump(tree))
 
-    def start(self, run: str, *overrides: str) -> Started:
+    def start(self, run: str, *overrides: str, environment: Mapping[str, str] | None = None) -> Started:
         """`megatrain train` in a new process; what it says goes to a file."""
         out = self.folder / f"{run}.out"
         with out.open("ab") as stream:
@@ -54,7 +54,12 @@ class Home:
                     *overrides,
                 ],
                 cwd=self.folder,
-                env={**os.environ, "TMPDIR": str(self.temporary), "PYTHONPATH": str(REPOSITORY)},
+                env={
+                    **os.environ,
+                    "TMPDIR": str(self.temporary),
+                    "PYTHONPATH": str(REPOSITORY),
+                    **(environment or {}),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
@@ -162,7 +167,8 @@ def test_interrupted_and_gone_on_with_is_the_undisturbed_run(home: Home, undistu
     assert saved_steps(again.run) == [step, STEPS]
     assert curve(again.run) == curve(undisturbed)
     assert list(curve(undisturbed)) == list(range(1, STEPS + 1))
-    assert list(home.temporary.glob("megatrain-*")) == []
+    assert list(home.temporary.glob("megatrain-*")) == [] and not (again.run / "control").exists()
+    assert not list((again.run / "heartbeats").iterdir())
     assert shared_memory() <= before
 
 
@@ -178,15 +184,36 @@ def test_without_its_supervisor_a_run_saves_and_ends(home: Home) -> None:
 
 
 @pytest.mark.timeout(2400)
-def test_a_killed_rank_ends_the_run_with_1(home: Home) -> None:
-    started = home.start("killed", "train.steps=1000000")
-    started.until_steps(5)
+def test_a_killed_rank_is_restarted(home: Home, undisturbed: Path) -> None:
+    """From the newest checkpoint, and the curve is that of the undisturbed run."""
+    started = home.start("killed", "checkpoint.every=20", "resilience.restarts.wait_s=0")
+    started.until_steps(25)
     _, second = started.ranks()
-    killed = time.monotonic()
     os.kill(second, signal.SIGKILL)
-    assert started.ended() == 1
-    assert time.monotonic() - killed < 60
+    assert started.ended() == 0, started.said()
     started.until_gone()
+    (restart,) = events(started.run, "restart")
+    assert "rank 1 ended without a word (killed, or out of memory?); restart 1 in 0 s" in restart["cause"]
+    assert f"megatrain: restart at step {restart['step']}: rank 1" in started.said()
+    (resumed,) = events(started.run, "resume")
+    assert resumed["step"] % 20 == 0 and resumed["step"] >= 20
+    assert curve(started.run) == curve(undisturbed)
+
+
+@pytest.mark.timeout(2400)
+def test_the_same_fault_again_ends_with_76(home: Home) -> None:
+    """Every start is killed at its second step; no start comes further than the one before."""
+    started = home.start(
+        "hopeless",
+        "resilience.restarts.wait_s=0",
+        "resilience.restarts.without_progress=2",
+        environment={"MEGATRAIN_FAULT": "point=step,rank=1,hit=2,do=kill"},
+    )
+    assert started.ended() == 76, started.said()
+    started.until_gone()
+    (end,) = events(started.run, "give up")
+    assert "gave up after 2 restarts, 2 starts in a row without progress: rank 1 ended" in end["cause"]
+    assert len(events(started.run, "restart")) == 2 and len(events(started.run, "start")) == 3
     assert saved_steps(started.run) == []
 
 
