@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from megatrain.durable import CHUNK_BYTES, replacing, sync_folder
+from megatrain.durable import CHUNK_BYTES, replacing, sync_folder, write_uncached
 from megatrain.errors import FailedWork, UserError
 from megatrain.state import RunFolder
 
@@ -109,7 +109,7 @@ class LocalPlace:
             sync_folder(path.parent.parent)
         with replacing(path) as file:
             for chunk in chunks:
-                file.write(chunk)
+                write_uncached(file, chunk)
 
     def remove(self, name: str) -> None:
         (self.root / name).unlink(missing_ok=True)
