@@ -1,8 +1,8 @@
 """Named points at which a fault can be injected; each costs one look-up of an absent variable when off.
 
 MEGATRAIN_FAULT="point=checkpoint.write,rank=1,hit=2,do=kill" makes rank 1 end itself with SIGKILL the second
-time it comes to the point; hit=2+ also at each time after. do: kill, crash (an exception), full (OSError: no
-space left), hang, slow (waits for seconds=1).
+time it comes to the point; hit=2+ also at each time after, attempt=1 in the first start alone. do: kill,
+crash (an exception), full (OSError: no space left), hang, slow (waits for seconds=1).
 """
 
 from __future__ import annotations
@@ -14,11 +14,18 @@ import time
 from collections import Counter
 
 VARIABLE = "MEGATRAIN_FAULT"
+_ATTEMPT = "MEGATRAIN_FAULT_ATTEMPT"
 _hits: Counter[str] = Counter()
 
 
 class InjectedFault(RuntimeError):
     """The crash that was asked for."""
+
+
+def begin(attempt: int) -> None:
+    """Which attempt this is, for faults that are asked for in one alone."""
+    if VARIABLE in os.environ:
+        os.environ[_ATTEMPT] = str(attempt)
 
 
 def point(name: str, *, rank: int) -> None:
@@ -29,6 +36,8 @@ def point(name: str, *, rank: int) -> None:
     _hits[name] += 1
     wish = dict(item.split("=", 1) for item in asked.split(","))
     if wish.get("point") != name or int(wish.get("rank", rank)) != rank:
+        return
+    if wish.get("attempt", attempt := os.environ.get(_ATTEMPT, "1")) != attempt:
         return
     hit, onwards = wish.get("hit", "1").removesuffix("+"), wish.get("hit", "1").endswith("+")
     if _hits[name] < int(hit) or (_hits[name] > int(hit) and not onwards):

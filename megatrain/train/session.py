@@ -178,6 +178,7 @@ def open_session(
     folder = prepared.folder
     with _lease(folder, config, context) as (lease, attempt, run_id):
         open_rank_log(folder, world.rank)
+        faults.begin(attempt)
         if watch is not None:
             watch.opened(attempt)
         if config.data.verify == "hash":

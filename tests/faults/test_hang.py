@@ -36,7 +36,7 @@ def went_on(started: Started, undisturbed: Path) -> str:
 @pytest.mark.timeout(PATIENCE_S * 4)
 def test_a_rank_that_hangs(home: Home, undisturbed: Path) -> None:
     """It sleeps after a step; the other waits in the next step's collectives."""
-    fault = "point=step,rank=1,hit=30,do=hang"
+    fault = "point=step,rank=1,hit=30,attempt=1,do=hang"
     started = home.start("hangs", *WATCH, environment={"MEGATRAIN_FAULT": fault})
     assert started.ended() == 0, started.said()
     cause = went_on(started, undisturbed)

@@ -59,6 +59,7 @@ def result(loss: float = 2.0, *, skipped: bool = False) -> StepResult:
         data_wait_s=0.25,
         stop=None,
         save=False,
+        saving=False,
     )
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -56,9 +55,8 @@ def test_who_is_named() -> None:
     assert said.endswith("; the others wait in all_gather")
     stopped = [*waiting[:3], dataclasses.replace(waiting[3], unix=NOW - 40)]
     assert name(*stopped).startswith("rank 3 (node1) silent for 40 s, last rank 3 on node1: step 5, waits in")
-    assert name(*[beat(rank, age_s=50) for rank in range(10)]).startswith(
-        "ranks 0 (node0), 1 (node0), 2 (node1), 3 (node1), 4 (node2), 5 (node2), 6 (node3), 7 (node3) and 2 more"
-    )
+    many = name(*[beat(rank, age_s=50) for rank in range(10)])
+    assert many.startswith("ranks 0 (node0), 1 (node0), 2 (node1)") and "7 (node3) and 2 more" in many
     assert name(beat(0)).startswith("no rank waits for another; rank 0 on node0")
     assert name() == "no rank tells where it is"
 
@@ -96,10 +94,9 @@ def test_whereabouts() -> None:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog_module, "POLL_S", 0.02)
     monkeypatch.setattr(watchdog_module, "GATHER_S", 0.2)
-    yield
 
 
 def test_it_strikes(tmp_path: Path, quick: None) -> None:
