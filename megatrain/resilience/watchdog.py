@@ -29,6 +29,7 @@ from typing import Literal, TextIO
 
 import megatrain
 from megatrain.config import WatchdogConfig
+from megatrain.parallel import collectives
 from megatrain.resilience.control import Control, Failure
 from megatrain.state import RunFolder
 
@@ -40,6 +41,8 @@ GATHER_S = 3.0
 HARD_S = 30.0
 """So much later the second guard ends the rank."""
 REMEMBERED_STEPS = 50
+COLLECTIVES = ("torch/distributed/distributed_c10d.py", "deepspeed/comm/torch.py")
+OURS = collectives.__file__
 HERE = str(Path(megatrain.__file__).parent) + os.sep
 Phase = Literal["start", "step", "evaluate", "save", "end"]
 logger = logging.getLogger(__name__)
@@ -233,9 +236,7 @@ def whereabouts(frame: FrameType | None) -> tuple[str, str]:
     collective, place = "", ""
     while frame is not None and not place:
         path, name = frame.f_code.co_filename, frame.f_code.co_name
-        if not collective and path.endswith(
-            ("torch/distributed/distributed_c10d.py", "deepspeed/comm/torch.py")
-        ):
+        if (not collective and path.endswith(COLLECTIVES)) or (path == OURS and name == "finish"):
             collective = name
         if path.startswith(HERE):
             place = f"{path.removeprefix(HERE)}:{frame.f_lineno} {name}"

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from megatrain.data.loader import RankBatch
+from megatrain.parallel.collectives import finish
 from megatrain.parallel.context import Axis, ParallelContext
 from megatrain.resilience.signals import Wish
 from megatrain.state import StepResult, Stop
@@ -84,7 +85,7 @@ class ValidTokens:
 
     def total(self) -> int:
         if self._work is not None:
-            self._work.wait()
+            finish(self._work)
             self._work = None
         return int(self._count)
 
