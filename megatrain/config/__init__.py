@@ -22,6 +22,7 @@ from megatrain.config.tree import (
     RunConfig,
     ScheduleConfig,
     SourceConfig,
+    SpikesConfig,
     TokenizerConfig,
     TrainConfig,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "RunConfig",
     "ScheduleConfig",
     "SourceConfig",
+    "SpikesConfig",
     "TokenizerConfig",
     "TrainConfig",
     "check_rules",
