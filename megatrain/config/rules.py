@@ -88,6 +88,12 @@ def check_rules(config: Config) -> None:
     _check_sources(config)
     _check_checkpoint(config)
     _check_cluster(config)
+    spikes = config.resilience.spikes
+    require(
+        spikes.warmup_updates <= spikes.window,
+        f"resilience.spikes.warmup_updates ({spikes.warmup_updates}) must not be above "
+        f"resilience.spikes.window ({spikes.window}): so many are never kept",
+    )
     _check_deepspeed(config.deepspeed)
 
 

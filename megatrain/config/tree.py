@@ -267,6 +267,25 @@ class RestartConfig(Section):
     """Before the first restart; doubled for each start without progress, up to 16 times."""
 
 
+class SpikesConfig(Section):
+    """A loss or gradient norm far above that of the last updates; judged before the weights change."""
+
+    action: Annotated[Literal["off", "skip", "rollback", "stop"], BeforeValidator(_switch)] = "off"
+    """`skip` leaves the step out, `rollback` also goes back to a checkpoint, `stop` ends the run."""
+    window: Annotated[Whole, Field(ge=8, le=1024)] = 64
+    """Updates that a step is compared with; kept in each checkpoint."""
+    warmup_updates: Annotated[Whole, Field(ge=4)] = 32
+    """Nothing is judged before so many updates."""
+    loss_threshold: PositiveReal = 8.0
+    """Robust standard deviations above the window's median."""
+    loss_floor: Annotated[Real, Field(ge=0)] = 0.1
+    """And this fraction of the median on top, for a curve that is nearly flat."""
+    norm_threshold: PositiveReal = 8.0
+    """Of the gradient norm before clipping."""
+    norm_floor: Annotated[Real, Field(ge=0)] = 2.0
+    """2: at least three times the median; gradient norms vary more than losses, and are clipped besides."""
+
+
 class ResilienceConfig(Section):
     signals: tuple[Literal["SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT"], ...] = ("SIGTERM", "SIGUSR1")
     """A rank that gets one of these asks for a save and a stop with exit code 75."""
@@ -275,8 +294,17 @@ class ResilienceConfig(Section):
     lease_s: PositiveReal = 60.0
     """An attempt that has not renewed its lease on the run's folder for so long can be followed by another.
     """
+    not_finite: Literal["skip", "rollback", "stop"] = "skip"
+    """When a loss or gradient is not finite: leave the step out, also go back to a checkpoint, or end."""
+    spikes: SpikesConfig = SpikesConfig()
     max_skipped_in_row: PositiveInt = 10
-    """So many steps in a row without a finite loss or gradient end the run."""
+    """With `skip`: so many steps left out in a row are too many."""
+    too_many_skipped: Literal["rollback", "stop"] = "rollback"
+    """Then go back to the newest checkpoint before them and leave their samples out, or end the run."""
+    max_rollbacks: PositiveInt = 3
+    """The run ends instead of going back to the same checkpoint more often than this."""
+    check_replicas_every: Count = 200
+    """Steps between checks that ranks hold equal weights where they must; 0: never."""
     grace_s: PositiveReal = 120.0
     """After a signal the ranks have so long to save, before they are ended. SLURM: below the seconds of
     --signal."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +63,14 @@ class Engine:
         self.deepspeed.backward(total * (copies / valid_tokens))
 
     def micro_step(self) -> None:
-        """To be called after each backward; with the last micro-batch it reduces, clips and updates."""
+        """To be called after each backward but that of the last micro-batch, which `update` follows."""
+        self.deepspeed.step()
+
+    def update(self, accepts: Callable[[float], bool]) -> None:
+        """Reduce, take the norm, clip; change the weights if `accepts(norm)` says so, alike on all ranks."""
+        zero = self.deepspeed.optimizer
+        # DeepSpeed sets the norm, the same number on all ranks, before it calls the client optimizer.
+        self.optimizer.accepts = lambda: accepts(float(zero._global_grad_norm))
         self.deepspeed.step()
 
     @property
@@ -80,6 +88,17 @@ class Engine:
         return fragments.held_boxes(
             self.model, self.deepspeed.optimizer, self.layout, self.context.tensor.rank
         )
+
+    def copies(self) -> list[tuple[str, torch.Tensor]]:
+        """The weights that every rank of the data axis holds whole, by stored name; none with ZeRO 3."""
+        parted = self.deepspeed.zero_optimization_stage() == 3
+        return [] if parted else [(name, p.detach()) for name, p in self.model.named_parameters()]
+
+    def shared(self) -> list[tuple[str, torch.Tensor]]:
+        """This rank's part of the fp32 weights that every rank of the tensor axis holds, by logical name."""
+        pieces = [piece for name in self.layout for piece in self.layout[name] if piece.replicated]
+        names = {f"{fragments.WEIGHTS}/{piece.name}" for piece in pieces}
+        return [(held.tensor, held.data) for held in self.held() if held.tensor in names]
 
     def after_load(self, adam_step: int) -> None:
         """Collective. Follows when `held` boxes were overwritten."""

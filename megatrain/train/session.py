@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import megatrain
 from megatrain import faults
@@ -37,20 +36,22 @@ from megatrain.observe.metrics import Hardware
 from megatrain.observe.peak import device_peak
 from megatrain.observe.ranklog import open_rank_log
 from megatrain.observe.samples import SampleLog, open_sample_log
-from megatrain.parallel.collectives import broadcast_object, gather_objects
+from megatrain.parallel.collectives import alike, broadcast_object, gather_objects
 from megatrain.parallel.context import ParallelContext
 from megatrain.resilience.control import Control
 from megatrain.resilience.lease import Lease, take_lease
+from megatrain.resilience.replicas import differing
 from megatrain.resilience.signals import Wish, Wishes
+from megatrain.resilience.timeline import belongs, leaving_out
 from megatrain.resilience.watchdog import Phase, Watchdog
 from megatrain.state import Event, RunFolder, RunState, StepResult, Stop
 from megatrain.train.engine import DTYPES, Engine, build_engine
 from megatrain.train.preflight import Prepared, prepare_run, require_same_data, writable
+from megatrain.train.rollback import known_records, take_up
 
 LAST_TRIES = 3
 LAST_WAIT_S = 10.0
 ABANDON_S = 60.0
-T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
@@ -164,6 +165,17 @@ class Session:
         self.log.evaluation(state, {source: vars(result) for source, result in results.items()})
         return results["all"].loss
 
+    def check_replicas(self, state: RunState) -> None:
+        """Collective. Raises FailedWork, and says which rank it is, when one holds other weights than it
+        must."""
+        copies = self.engine.copies()
+        if faults.wanted("weights", rank=self.context.world.rank) == "flip":
+            copies[0][1].view(-1)[0].neg_()
+        reason = differing(copies, self.engine.shared(), self.context)
+        if reason is not None:
+            self.log.event(Event.FAULT, state.step, reason)
+            raise FailedWork(f"step {state.step}: {reason}; weights are not saved, start again elsewhere")
+
 
 @contextmanager
 def open_session(
@@ -235,27 +247,16 @@ def _unwatched(phase: Phase, step: int) -> None:
     """For a loop that was called without a watchdog."""
 
 
-def alike(work: Callable[[], T], context: ParallelContext) -> T:
-    """Collective. Run `work` on each rank; if it fails on one, all raise that rank's UserError or
-    FailedWork."""
-    result, failure = None, None
-    try:
-        result = work()
-    except (UserError, FailedWork) as error:
-        failure = (type(error).__name__, str(error))
-    for found in gather_objects(failure, context.world):
-        if found is not None:
-            raise (UserError if found[0] == "UserError" else FailedWork)(found[1])
-    return result  # type: ignore[return-value]
-
-
 def _begin(
     config: Config, prepared: Prepared, engine: Engine, store: Store, log: RunLog, attempt: int
 ) -> RunState:
     """Collective. Read the checkpoint that the run goes on from, or start fresh."""
     context = engine.context
+    records = known_records(prepared.folder, context)
     state = RunState(seed=config.run.seed, data_fingerprint=prepared.fingerprint, attempt=attempt)
-    found = store.find()
+    found = store.find(lambda stored: belongs(stored, records))
+    if records:  # a rollback that was cut off may have left some behind
+        store.forget(lambda stored: belongs(stored, records))
     for damaged in found.damaged:
         log.event(Event.FAULT, state.step, f"checkpoint passed over: {damaged}")
     if found.name is not None:
@@ -264,8 +265,7 @@ def _begin(
         alike(lambda: require_same_model(checkpoint, prepared.identity), context)
         alike(lambda: _require_precision(checkpoint, prepared, config), context)
         alike(lambda: require_same_data(stored.data_fingerprint, prepared.fingerprint, config), context)
-        alike(lambda: load(checkpoint, engine.held()), context)
-        engine.after_load(stored.optimizer_step)
+        take_up(checkpoint, engine)
         state = replace(stored, attempt=attempt, data_fingerprint=prepared.fingerprint)
         log.event(Event.RESUME, state.step, str(checkpoint), attempt=attempt, layout=prepared.identity.layout)
     elif config.checkpoint.load_weights_from is not None:
@@ -278,7 +278,7 @@ def _begin(
         log.event(Event.START, 0, f"weights of {source}", attempt=attempt, layout=prepared.identity.layout)
     else:
         log.event(Event.START, 0, "", attempt=attempt, layout=prepared.identity.layout)
-    return state
+    return leaving_out(state, records)
 
 
 def _require_precision(checkpoint: Checkpoint, prepared: Prepared, config: Config) -> None:

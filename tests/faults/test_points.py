@@ -36,6 +36,15 @@ def test_only_there_then_and_on_that_rank(monkeypatch: pytest.MonkeyPatch) -> No
         faults.point("a", rank=0)
 
 
+def test_what_only_the_caller_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MEGATRAIN_FAULT", raising=False)
+    assert faults.wanted("loss", rank=1) is None and not faults._hits
+    monkeypatch.setenv("MEGATRAIN_FAULT", "point=loss,rank=1,hit=2,do=nan")
+    assert [faults.wanted("loss", rank=1) for _ in range(3)] == [None, "nan", None]
+    faults._hits.clear()
+    assert [faults.wanted("loss", rank=0) for _ in range(3)] == [None] * 3
+
+
 def test_crash_and_a_wrong_word(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEGATRAIN_FAULT", "point=a,do=crash")
     with pytest.raises(faults.InjectedFault, match="asked for at a"):
