@@ -94,6 +94,7 @@ class Event(enum.Enum):
     EVALUATION = "evaluation"
     FAULT = "fault"
     SKIP = "skip"
+    SLOW = "slow"
     ROLLBACK = "rollback"
     PREEMPT = "preempt"
     RESTART = "restart"
@@ -123,6 +124,8 @@ class StepResult:
     """Somebody asked for a checkpoint."""
     saving: bool
     """Some rank is still writing the last one."""
+    own_s: tuple[float, ...] = ()
+    """By rank: what it did in the step before until it first waited for another."""
 
     @property
     def skipped(self) -> bool:

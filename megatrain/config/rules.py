@@ -7,6 +7,7 @@ from typing import Any
 
 from megatrain.config.tree import Config
 from megatrain.errors import UserError, require
+from megatrain.faults import ACTIONS, NUMBERS, POINTS
 
 # Raw DeepSpeed keys that megatrain sets itself, with the key of our own that decides them.
 OWNED = {
@@ -88,6 +89,7 @@ def check_rules(config: Config) -> None:
     _check_sources(config)
     _check_checkpoint(config)
     _check_cluster(config)
+    _check_faults(config)
     spikes = config.resilience.spikes
     require(
         spikes.warmup_updates <= spikes.window,
@@ -209,6 +211,13 @@ def _check_cluster(config: Config) -> None:
         f"resilience.watchdog.step_floor_s ({watchdog.step_floor_s:g}) must not be above step_ceiling_s "
         f"({watchdog.step_ceiling_s:g})",
     )
+
+
+def _check_faults(config: Config) -> None:
+    for fault in config.faults:
+        require(fault.at in POINTS, f"faults: at ({fault.at}) is none of {', '.join(POINTS)}")
+        allowed = NUMBERS.get(fault.at, ACTIONS)
+        require(fault.do in allowed, f"faults: do ({fault.do}) at {fault.at} is none of {', '.join(allowed)}")
 
 
 def _check_deepspeed(raw: Mapping[str, Any], prefix: str = "") -> None:

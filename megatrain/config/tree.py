@@ -255,6 +255,17 @@ class WatchdogConfig(Section):
     """Each rank writes so often where it is."""
 
 
+class StragglersConfig(Section):
+    """Ranks whose own work takes longer than that of the others are named in events.jsonl."""
+
+    every: Count = 100
+    """Steps that are looked at together; 0: never."""
+    ratio: Annotated[Real, Field(gt=1)] = 1.5
+    """Slow is who takes so many times the median of all ranks ..."""
+    least_s: Annotated[Real, Field(ge=0)] = 0.02
+    """... and so much longer."""
+
+
 class RestartConfig(Section):
     """What `megatrain train` does when the ranks end by a fault: it starts them again from the newest
     checkpoint."""
@@ -310,8 +321,30 @@ class ResilienceConfig(Section):
     --signal."""
     watchdog: WatchdogConfig = WatchdogConfig()
     restarts: RestartConfig = RestartConfig()
+    stragglers: StragglersConfig = StragglersConfig()
     collective_timeout_s: PositiveInt = 1800
     """A collective that takes longer ends the rank."""
+
+
+class FaultConfig(Section):
+    """A fault that is rehearsed: what happens to the run when it strikes?"""
+
+    at: str
+    """The place in the program: `forward` begins a step, `step` is after it, `saved` when a checkpoint is
+    whole."""
+    do: str = "kill"
+    """`full`: no room on the disk; `nan` and `spike` at loss and gradient, `flip` (a bit) at weights."""
+    rank: Count = 0
+    step: PositiveInt | None = None
+    """In this step; default: by `hit`."""
+    hit: PositiveInt = 1
+    """The so manyth time that the rank comes to the place."""
+    again: bool = False
+    """Also at each time after `hit`."""
+    attempt: PositiveInt | None = 1
+    """In this start of the run alone; null: in each."""
+    seconds: PositiveReal = 1.0
+    """Of `slow`."""
 
 
 class ObserveConfig(Section):
@@ -366,5 +399,7 @@ class Config(Section):
     observe: ObserveConfig = ObserveConfig()
     cluster: ClusterConfig = ClusterConfig()
     export: ExportConfig = ExportConfig()
+    faults: tuple[FaultConfig, ...] = ()
+    """Faults to rehearse, e.g. `[{at: step, step: 20, rank: 1, do: kill}]`; none in a run that matters."""
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     """Raw DeepSpeed settings that megatrain does not own, e.g. bucket sizes."""

@@ -34,6 +34,14 @@ def this_process() -> Process:
     return Process(os.getpid(), _started(os.getpid()), world)
 
 
+def age_s() -> float:
+    """Seconds since this process was started; 0 where /proc is not there."""
+    with suppress(OSError, ValueError):
+        uptime_s = float(Path("/proc/uptime").read_text().split()[0])
+        return uptime_s - int(_started(os.getpid())) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
 def _started(pid: int) -> str:
     """When it started; empty for none, or a zombie."""
     try:

@@ -15,7 +15,7 @@ from megatrain.state import Event, RunState, StepResult, Stop
 from megatrain.train.rollback import must_go_back, roll_back
 from megatrain.train.schedule import learning_rate
 from megatrain.train.session import Session, open_session
-from megatrain.train.step import train_step
+from megatrain.train.step import OwnWork, train_step
 
 
 def train(
@@ -32,10 +32,11 @@ def train(
 def run_loop(session: Session, state: RunState) -> Stop | None:
     """Collective. From `state` on."""
     config, log = session.config, session.log
-    stall_s, last_step_s = 0.0, 0.0
+    stall_s, clock = 0.0, OwnWork(session.context.device)
     end = min(config.train.steps, config.train.stop_after or config.train.steps)
     while state.step < end:
         session.watch("step", state.step + 1)
+        faults.now(state.step + 1)
         batch = session.loader.batch(state.consumed_samples, state.skipped)
         result = train_step(
             session.engine,
@@ -44,14 +45,15 @@ def run_loop(session: Session, state: RunState) -> Stop | None:
             session.wish(state),
             samples=config.train.global_batch,
             judge=judge_after(state.window, config.resilience.spikes),
-            last_step_s=last_step_s,
             updates=state.optimizer_step,
             saving=session.store.busy,
+            clock=clock,
         )
-        before, last_step_s = state, result.step_s
+        before = state
         state = advance(state, result, config.resilience.spikes.window)
         log.step(state, result, stall_s)
         session.samples.step(state, batch.sample_ids)
+        session.tell_slow(state, result)
         faults.point("step", rank=session.context.world.rank)
         stall_s, saved = 0.0, False
         if result.skipped and must_go_back(session, state, result):

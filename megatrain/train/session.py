@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from megatrain.checkpoint.store import (
     require_same_precision,
 )
 from megatrain.checkpoint.tier import MAIN, Tier, near
-from megatrain.config import Config, to_yaml
+from megatrain.config import Config, FaultConfig, to_yaml
 from megatrain.data.loader import Loader
 from megatrain.durable import replacing
 from megatrain.errors import FailedWork, UserError
@@ -40,8 +41,10 @@ from megatrain.parallel.collectives import alike, broadcast_object, gather_objec
 from megatrain.parallel.context import ParallelContext
 from megatrain.resilience.control import Control
 from megatrain.resilience.lease import Lease, take_lease
+from megatrain.resilience.process import age_s
 from megatrain.resilience.replicas import differing
 from megatrain.resilience.signals import Wish, Wishes
+from megatrain.resilience.stragglers import Stragglers
 from megatrain.resilience.timeline import belongs, leaving_out
 from megatrain.resilience.watchdog import Phase, Watchdog
 from megatrain.state import Event, RunFolder, RunState, StepResult, Stop
@@ -71,6 +74,9 @@ class Session:
     log: RunLog
     samples: SampleLog
     wishes: Wishes
+    stragglers: Stragglers
+    hosts: tuple[str, ...]
+    """Of each rank."""
     watch: Callable[[Phase, int], None]
     """Tells the watchdog what this rank is about to do."""
 
@@ -147,6 +153,14 @@ class Session:
         if reason is not None:
             raise FailedWork(reason)
 
+    def tell_slow(self, state: RunState, result: StepResult) -> None:
+        """Name ranks that are slow step after step, and their hosts."""
+        for one in self.stragglers.add(result.own_s):
+            cause = (
+                f"rank {one.rank} on {self.hosts[one.rank]} takes {one.ratio:.1f} times as long as the others"
+            )
+            self.log.event(Event.SLOW, state.step, cause, rank=one.rank, own_s=one.own_s, ratio=one.ratio)
+
     def evaluate(self, state: RunState) -> float:
         """Collective. Loss on the validation split, told to the log; gives that over all sources."""
         assert self.prepared.validation is not None
@@ -190,6 +204,7 @@ def open_session(
     folder = prepared.folder
     with _lease(folder, config, context) as (lease, attempt, run_id):
         open_rank_log(folder, world.rank)
+        faults.arm([_wish(fault) for fault in config.faults])
         faults.begin(attempt)
         if watch is not None:
             watch.opened(attempt)
@@ -227,8 +242,24 @@ def open_session(
         wishes = Wishes(signals.signals, folder, world.rank, save_signal=signals.save_signal, control=control)
         phase = watch.phase if watch is not None else _unwatched
         pace = Pace(settings.every_minutes and 60 * settings.every_minutes, settings.retry_s)
+        slow = signals.stragglers
+        stragglers = Stragglers(slow.every if world.rank == 0 else 0, slow.ratio, slow.least_s)
+        hosts = tuple(gather_objects(socket.gethostname(), world))
         session = Session(
-            config, context, prepared, engine, loader, store, pace, lease, log, samples, wishes, phase
+            config,
+            context,
+            prepared,
+            engine,
+            loader,
+            store,
+            pace,
+            lease,
+            log,
+            samples,
+            wishes,
+            stragglers,
+            hosts,
+            phase,
         )
         try:
             yield session, state
@@ -241,6 +272,14 @@ def open_session(
             loader.close()
             samples.close()
             log.close()
+
+
+def _wish(fault: FaultConfig) -> dict[str, object]:
+    """In the words of `megatrain.faults`."""
+    moment = {"hit": f"{fault.hit}{'+' * fault.again}"} if fault.step is None else {"step": str(fault.step)}
+    attempt = {} if fault.attempt is None else {"attempt": fault.attempt}
+    told = {"point": fault.at, "do": fault.do, "rank": fault.rank, "seconds": fault.seconds}
+    return {**told, **moment, **attempt}
 
 
 def _unwatched(phase: Phase, step: int) -> None:
@@ -267,7 +306,14 @@ def _begin(
         alike(lambda: require_same_data(stored.data_fingerprint, prepared.fingerprint, config), context)
         take_up(checkpoint, engine)
         state = replace(stored, attempt=attempt, data_fingerprint=prepared.fingerprint)
-        log.event(Event.RESUME, state.step, str(checkpoint), attempt=attempt, layout=prepared.identity.layout)
+        log.event(
+            Event.RESUME,
+            state.step,
+            str(checkpoint),
+            attempt=attempt,
+            layout=prepared.identity.layout,
+            startup_s=age_s(),
+        )
     elif config.checkpoint.load_weights_from is not None:
         source = config.checkpoint.load_weights_from
         checkpoint = alike(lambda: Checkpoint(source), context)
@@ -275,9 +321,16 @@ def _begin(
         weights = [held for held in engine.held() if held.tensor.startswith("weights/")]
         alike(lambda: load(checkpoint, weights), context)
         engine.after_load(0)
-        log.event(Event.START, 0, f"weights of {source}", attempt=attempt, layout=prepared.identity.layout)
+        log.event(
+            Event.START,
+            0,
+            f"weights of {source}",
+            attempt=attempt,
+            layout=prepared.identity.layout,
+            startup_s=age_s(),
+        )
     else:
-        log.event(Event.START, 0, "", attempt=attempt, layout=prepared.identity.layout)
+        log.event(Event.START, 0, "", attempt=attempt, layout=prepared.identity.layout, startup_s=age_s())
     return leaving_out(state, records)
 
 

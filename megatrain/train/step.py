@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -32,7 +33,7 @@ class Agreed:
     finite: bool
     wish: Wish
     data_wait_s: float
-    slowest_step_s: float
+    own_s: tuple[float, ...]
     saving: bool
 
 
@@ -44,23 +45,28 @@ def train_step(
     *,
     samples: int,
     judge: Judge,
-    last_step_s: float,
     updates: int = 0,
     saving: bool = False,
+    clock: OwnWork | None = None,
 ) -> StepResult:
     """Collective. One optimizer step on one global batch of `samples` samples.
 
     A batch whose loss and gradient norm `judge` does not find fine leaves the weights as they were, on all
-    ranks alike. updates: made before by this rank; saving: it still writes a checkpoint. Raises FailedWork
-    when the ranks have made different numbers of updates.
+    ranks alike. updates: made before by this rank; saving: it still writes a checkpoint; clock: is kept
+    from step to step. Raises FailedWork when the ranks have made different numbers of updates.
     """
     started = time.perf_counter()
     engine.set_learning_rate(learning_rate)
+    clock = clock or OwnWork(engine.context.device)
+    clock.begin(batch.wait_s)
+    faults.point("forward", rank=engine.context.world.rank)
     count = ValidTokens(batch.valid_tokens, engine.context)
     loss_sum = torch.zeros((), dtype=torch.float64, device=engine.context.device)
     bad_loss, bad_gradient = (_rehearsed(point, engine.context) for point in ("loss", "gradient"))
     for index, micro_batch in enumerate(batch.micro_batches):
         total = bad_loss(engine.forward(micro_batch).total)
+        if index == 0:
+            clock.end()
         loss_sum += total.detach()
         engine.backward(bad_gradient(total), max(1, count.total()))
         if index < len(batch.micro_batches) - 1:
@@ -71,7 +77,7 @@ def train_step(
         valid,
         wish,
         batch.wait_s,
-        last_step_s,
+        clock.last_s,
         engine.context,
         updates=updates,
         saving=saving,
@@ -91,7 +97,37 @@ def train_step(
         stop=Stop.PREEMPTED if agreed.wish.preempt else Stop.ASKED if agreed.wish.stop else None,
         save=agreed.wish.save,
         saving=agreed.saving,
+        own_s=agreed.own_s,
     )
+
+
+class OwnWork:
+    """Times what a rank does in a step until it first waits for another: the wait for its batch and the first
+    forward pass. A GPU tells when it is done with that, so the figure is taken when the next step begins."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._gpu = device.type == "cuda"
+        self._marks: tuple[Any, Any] | None = None
+        self._wait_s, self._begun, self._own_s = 0.0, 0.0, 0.0
+        self.last_s = 0.0
+        """Of the step before."""
+
+    def begin(self, wait_s: float) -> None:
+        if self._marks is not None:
+            self.last_s = self._wait_s + self._marks[0].elapsed_time(self._marks[1]) / 1e3
+        else:
+            self.last_s = self._own_s
+        self._wait_s, self._begun = wait_s, time.perf_counter()
+        if self._gpu:
+            event: Any = torch.cuda.Event
+            self._marks = (event(enable_timing=True), event(enable_timing=True))
+            self._marks[0].record()
+
+    def end(self) -> None:
+        if self._marks is not None:
+            self._marks[1].record()
+        else:
+            self._own_s = self._wait_s + time.perf_counter() - self._begun
 
 
 def _rehearsed(point: str, context: ParallelContext) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -121,7 +157,7 @@ def agree(
     valid: int,
     wish: Wish,
     wait_s: float,
-    step_s: float,
+    own_s: float,
     context: ParallelContext,
     *,
     updates: int = 0,
@@ -129,7 +165,7 @@ def agree(
 ) -> Agreed:
     """Collective. The step's one collective: every rank comes to the same numbers in the same order of
     summation. Raises FailedWork, on all ranks, when they have not made the same number of updates."""
-    own = [loss_sum, float(wish.preempt), float(wish.stop), float(wish.save), wait_s, step_s, float(saving)]
+    own = [loss_sum, float(wish.preempt), float(wish.stop), float(wish.save), wait_s, own_s, float(saving)]
     rows = _gather_rows([*own, float(updates)], context.world, context.device)
     made = [int(count) for count in rows[:, 7].tolist()]
     if len(set(made)) > 1:
@@ -147,7 +183,7 @@ def agree(
         finite=math.isfinite(loss) and bool(rows[:, 0].isfinite().all()),
         wish=Wish(preempt=bool(asked[0]), stop=bool(asked[1]), save=bool(asked[2])),
         data_wait_s=float(rows[:, 4].max()),
-        slowest_step_s=float(rows[:, 5].max()),
+        own_s=tuple(rows[:, 5].tolist()),
         saving=bool(rows[:, 6].max()),
     )
 

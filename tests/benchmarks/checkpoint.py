@@ -271,7 +271,6 @@ class Training:
             LEARNING_RATE,
             Wish(),
             samples=self.config.train.global_batch,
-            last_step_s=0.0,
             saving=saving,
         )
         seconds = time.perf_counter() - started

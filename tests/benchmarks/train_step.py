@@ -186,9 +186,7 @@ def _our_step(engine: Engine, batch: RankBatch) -> Callable[[], float]:
     samples = len(batch.sample_ids)
 
     def step() -> float:
-        return train_step(
-            engine, batch, LEARNING_RATE, Wish(), samples=samples, judge=Judge(), last_step_s=0.0
-        ).loss
+        return train_step(engine, batch, LEARNING_RATE, Wish(), samples=samples, judge=Judge()).loss
 
     return step
 

@@ -114,7 +114,7 @@ def one_step(engine: Engine, config: Config, state: RunState) -> tuple[RunState,
     batch = batch_at(state.consumed_samples, config, engine.context.data.rank, engine.context.data.size)
     rate = learning_rate(state.step, config.schedule, config.train.steps)
     samples, judge = config.train.global_batch, judge_after(state.window, config.resilience.spikes)
-    result = train_step(engine, batch, rate, Wish(), samples=samples, judge=judge, last_step_s=0.0)
+    result = train_step(engine, batch, rate, Wish(), samples=samples, judge=judge)
     record = {
         "loss": result.loss,
         "norm": result.grad_norm,

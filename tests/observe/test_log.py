@@ -32,7 +32,7 @@ FIELDS = [  # DESIGN: the fields of metrics.jsonl, in this order
         "tokens_per_s",
         "mfu",
     ),
-    *("data_wait_s", "ckpt_stall_s", "mem_gib", "skipped", "attempt", "time"),
+    *("data_wait_s", "ckpt_stall_s", "mem_gib", "skipped", "attempt", "time", "goodput"),
 ]
 
 

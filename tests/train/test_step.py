@@ -116,7 +116,7 @@ def test_steps_that_are_not_finite_leave_no_trace() -> None:
         found = agreed["agreed"]
         assert found.loss == (1.5 + 2.5) / 21 and found.finite
         assert found.wish == Wish(preempt=True, stop=False, save=True)
-        assert (found.data_wait_s, found.slowest_step_s) == (0.25, 3.0)
+        assert (found.data_wait_s, found.own_s) == (0.25, (3.0, 2.0))
         assert agreed["apart"].startswith("ranks [1] left out an update that others made")
         assert set(told) == {"clipping", "ZeRO stage", "accumulation dtype", "accumulation steps"}
         for name, text in told.items():
