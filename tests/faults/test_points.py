@@ -114,7 +114,7 @@ def test_disconnect(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("{at: nowhere}", "faults: at (nowhere) is none of step, saved, loss"),
+        ("{at: nowhere}", "faults: at (nowhere) is none of forward, step, saved, loss"),
         ("{at: loss, do: kill}", "faults: do (kill) at loss is none of nan, spike"),
         ("{at: step, do: nan}", "faults: do (nan) at step is none of kill, crash"),
     ],
