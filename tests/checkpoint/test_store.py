@@ -126,6 +126,19 @@ def test_only_what_fits_is_found_and_the_rest_can_be_forgotten(tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000002"]
 
 
+def test_a_damaged_newer_one_does_not_push_out_what_is_new(tmp_path: Path) -> None:
+    store = Store([Tier(MAIN, LocalPlace(tmp_path), Retention(1))], ParallelContext.single())
+    store.save(values(), facts(5))
+    store.wait()
+    (file,) = (tmp_path / "step-00000005").glob("*.safetensors")
+    file.write_bytes(b"")
+    for step in (2, 3):
+        store.save(values(), facts(step, attempt=2))
+        store.wait()
+    assert store.find().name == "step-00000003"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000005"]
+
+
 class StuckPlace(LocalPlace):
     def remove(self, name: str) -> None:
         raise PermissionError(13, "Permission denied")

@@ -92,6 +92,7 @@ def folder(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         leave_out(folder / f"told {name}", 20, 30)
     leave_out(folder / "told spike", 35, 40)
     on, back = (*SPIKES, "resilience.spikes.action=skip"), (*SPIKES, "resilience.spikes.action=rollback")
+    all_kept = (*ROLLBACK, "checkpoint.keep=9")
     short = ("checkpoint.every=2", "train.steps=12")
     plays = {
         "clean": play("clean"),
@@ -101,7 +102,8 @@ def folder(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "interrupted": play("interrupted", *on, *short, terminate={8: 1}),
         "spike": play("spike", *back, *ROLLBACK),
         "told spike": play("told spike", *back, *ROLLBACK),
-        "cut": play("cut", *ROLLBACK, terminate={4: 0}),
+        "cut": play("cut", *all_kept, terminate={4: 0}),
+        "dead": play("dead", *all_kept, terminate={4: 1}),
         "slow save": play(
             "slow save", *ROLLBACK, fault="point=checkpoint.write,rank=1,hit=1,do=slow,seconds=1"
         ),
@@ -124,9 +126,7 @@ def folder(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "spikes": TWO_SPIKES,
         "interrupted": TWO_SPIKES,
         "spike": {36: ("gradient", "spike")},
-        "cut": TWO_BAD,
-        **dict.fromkeys(("slow save", "near", "preempted"), TWO_BAD),
-        "dead": TWO_BAD,
+        **dict.fromkeys(("slow save", "near", "preempted", "cut", "dead"), TWO_BAD),
         "endless": ALL_BAD,
         "stop": TWO_BAD,
         **dict.fromkeys(LAYOUTS, TWO_BAD),
@@ -136,18 +136,20 @@ def folder(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     told = dict(zip(plays, ends, strict=True))
     failed = {name: told.pop(name) for name in ("endless", "stop", "nowhere")}
     (folder / "failed.json").write_text(json.dumps(failed))
-    assert {name for name, end in told.items() if end == "preempted"} == {"interrupted", "cut", "preempted"}
+    preempted = {name for name, end in told.items() if end == "preempted"}
+    assert preempted == {"interrupted", "cut", "dead", "preempted"}
     assert set(told.values()) == {"done", "preempted"}, told
 
-    # The run that was cut in a row of bad steps goes on, goes back, and is killed before anything is removed;
-    # another one is killed when all is done.
-    assert saved_steps(folder / "cut") == [3, 5]
+    # Two that were cut in a row of bad steps go on and go back; one is killed before anything is removed, the
+    # other when all is done.
     for name, point, rank in (("cut", "recorded", 0), ("dead", "done", 1)):
-        killed = play(name, *ROLLBACK, fault=f"point=rollback.{point},rank={rank},do=kill")
+        assert saved_steps(folder / name) == [3, 5]
+        killed = play(name, *all_kept, fault=f"point=rollback.{point},rank={rank},do=kill")
         with pytest.raises(RankFailure):
             run_ranks(play_bad, 2, [killed], bads)
     assert saved_steps(folder / "cut") == [3, 5] and (folder / "cut" / "skipped.json").exists()
-    again = [play(name, *ROLLBACK) for name in ("cut", "dead", "preempted")]
+    assert saved_steps(folder / "dead") == [3]
+    again = [play(name, *all_kept) for name in ("cut", "dead", "preempted")]
     again.append(play("interrupted", *on, *short))
     assert run_ranks(play_bad, 2, again, bads) == [["done"] * 4] * 2
     return folder
@@ -227,11 +229,11 @@ def test_preempted_in_the_step_that_goes_back(folder: Path) -> None:
 def test_killed_right_after_a_rollback(folder: Path) -> None:
     """The next start goes to where the run was going, not to the newer checkpoint among the bad steps."""
     assert curve(folder / "dead") == curve(folder / "told zero 1")
-    assert [event["step"] for event in events(folder / "dead", "resume")] == [3]
+    assert [event["step"] for event in events(folder / "dead", "resume")] == [5, 3]
     assert [len(events(folder / "dead", kind)) for kind in ("rollback", "skip")] == [1, 2]
     assert [event["step"] for event in events(folder / "cut", "resume")] == [5, 3]
     assert curve(folder / "cut") == curve(folder / "told zero 1")
-    assert saved_steps(folder / "cut") == saved_steps(folder / "told zero 1")
+    assert saved_steps(folder / "cut") == [3, 6, 9, 10], "nothing is left of step 5"
     assert not events(folder / "cut", "rollback"), "it was recorded, no more"
 
 
