@@ -25,6 +25,7 @@ from megatrain.config import Config
 from megatrain.observe.metrics import event_record
 from megatrain.observe.report import read_lines
 from megatrain.observe.sinks import LineFile
+from megatrain.resilience.alerts import LIMIT_S, alert, message
 from megatrain.resilience.control import RENEW_S, Control, Failure
 from megatrain.resilience.process import this_process
 from megatrain.state import Event, RunFolder
@@ -77,12 +78,12 @@ def supervise(config: Config, config_path: Path, overrides: Sequence[str]) -> in
         furthest = max(step, furthest)
         if restarts >= rules.most or fruitless >= rules.without_progress:
             why = f"gave up after {restarts} restarts, {fruitless} starts in a row without progress"
-            _tell(folder, Event.GIVE_UP, step, f"{why}: {end.reason}")
+            _tell(config, Event.GIVE_UP, step, f"{why}: {end.reason}")
             return GAVE_UP if rules.most else 1
         restarts += 1
         wait_s = rules.wait_s * 2 ** min(fruitless, MOST_DOUBLINGS)
         _tell(
-            folder, Event.RESTART, step, f"{end.reason}; restart {restarts} in {wait_s:g} s", restart=restarts
+            config, Event.RESTART, step, f"{end.reason}; restart {restarts} in {wait_s:g} s", restart=restarts
         )
         if _signalled_within(wait_s):
             return PREEMPTED
@@ -267,11 +268,17 @@ def _furthest(folder: RunFolder) -> int:
     return 0
 
 
-def _tell(folder: RunFolder, event: Event, step: int, cause: str, **details: object) -> None:
-    """On stderr, and in the run's events where there is a run."""
+def _tell(config: Config, event: Event, step: int, cause: str, **details: object) -> None:
+    """On stderr, in the run's events where there is a run, and to whom the config names."""
     print(f"megatrain: {event.value} at step {step}: {cause}", file=sys.stderr, flush=True)
+    folder = RunFolder(Path(config.run.folder))
+    record = event_record(event, step, cause, details, time.time())
     if folder.root.is_dir():
         with suppress(OSError):
             file = LineFile(folder.events)
-            file.append(event_record(event, step, cause, details, time.time()))
+            file.append(record)
             file.close()
+    told = alert(config.resilience.alert, message(config.run.name, record))
+    if event is Event.GIVE_UP:  # this process ends now
+        for thread in told:
+            thread.join(LIMIT_S)

@@ -5,6 +5,7 @@ from megatrain.config.load import load_config, parse_config, to_yaml
 from megatrain.config.rules import check_rules
 from megatrain.config.tree import (
     FORMAT_VERSION,
+    AlertConfig,
     CheckpointConfig,
     ClusterConfig,
     Config,
@@ -31,6 +32,7 @@ from megatrain.config.tree import (
 
 __all__ = [
     "FORMAT_VERSION",
+    "AlertConfig",
     "CheckpointConfig",
     "ClusterConfig",
     "Config",

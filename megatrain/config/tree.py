@@ -266,6 +266,23 @@ class StragglersConfig(Section):
     """... and so much longer."""
 
 
+class AlertConfig(Section):
+    """Who is told when a run needs a person; the message is JSON: run, event, step, cause."""
+
+    command: tuple[str, ...] = ()
+    """A program and its arguments; it gets the message on its standard input."""
+    url_variable: str | None = None
+    """Name of the environment variable that holds the URL of a webhook, which gets the message by POST."""
+    events: tuple[Literal["restart", "give up", "fault", "rollback", "slow", "preempt", "end"], ...] = (
+        "restart",
+        "give up",
+        "fault",
+        "rollback",
+        "slow",
+    )
+    """Which events are told."""
+
+
 class RestartConfig(Section):
     """What `megatrain train` does when the ranks end by a fault: it starts them again from the newest
     checkpoint."""
@@ -322,6 +339,7 @@ class ResilienceConfig(Section):
     watchdog: WatchdogConfig = WatchdogConfig()
     restarts: RestartConfig = RestartConfig()
     stragglers: StragglersConfig = StragglersConfig()
+    alert: AlertConfig = AlertConfig()
     collective_timeout_s: PositiveInt = 1800
     """A collective that takes longer ends the rank."""
 

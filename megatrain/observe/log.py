@@ -36,8 +36,10 @@ class RunLog:
         hardware: Hardware,
         sequence_length: int,
         ledger: Ledger | None = None,
+        alert: Callable[[Record], object] = lambda record: None,
     ) -> None:
-        """`ledger`: of what the run wrote before."""
+        """`ledger`: of what the run wrote before; `alert` hears of every event."""
+        self._alert = alert
         self._sinks = tuple(sinks)
         self._ledger = ledger or Ledger()
         self._hardware = hardware
@@ -61,6 +63,7 @@ class RunLog:
         record = event_record(event, step, cause, details, time.time())
         self._ledger.event(record)
         self._write_event(record)
+        self._alert(record)
         self._pass_on_complaints(step)
 
     def evaluation(self, state: RunState, results: Mapping[str, Mapping[str, float]]) -> None:
@@ -99,7 +102,13 @@ class RunLog:
             self._write_event(event_record(Event.FAULT, step, complaint, {}, time.time()))
 
 
-def open_log(config: Config, folder: RunFolder, rank: int, hardware: Hardware) -> RunLog:
+def open_log(
+    config: Config,
+    folder: RunFolder,
+    rank: int,
+    hardware: Hardware,
+    alert: Callable[[Record], object] = lambda record: None,
+) -> RunLog:
     """The log of this rank: on rank 0 files, terminal and wandb as the config says, on others nothing."""
     sinks: list[Sink] = []
     if rank == 0:
@@ -111,7 +120,8 @@ def open_log(config: Config, folder: RunFolder, rank: int, hardware: Hardware) -
         if mode != "off":
             sinks.append(WandbSink(folder, config, mode))
     ledger = read_ledger(folder) if rank == 0 else None
-    return RunLog(sinks, hardware=hardware, sequence_length=config.data.sequence_length, ledger=ledger)
+    length = config.data.sequence_length
+    return RunLog(sinks, hardware=hardware, sequence_length=length, ledger=ledger, alert=alert)
 
 
 def memory_gib() -> float:

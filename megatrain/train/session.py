@@ -39,6 +39,7 @@ from megatrain.observe.ranklog import open_rank_log
 from megatrain.observe.samples import SampleLog, open_sample_log
 from megatrain.parallel.collectives import alike, broadcast_object, gather_objects
 from megatrain.parallel.context import ParallelContext
+from megatrain.resilience.alerts import alert, message
 from megatrain.resilience.control import Control
 from megatrain.resilience.lease import Lease, take_lease
 from megatrain.resilience.process import age_s
@@ -211,7 +212,13 @@ def open_session(
         if config.data.verify == "hash":
             alike(lambda: prepared.train.verify_share(world.rank, world.size), context)
         hardware = _hardware(config, context)
-        log = open_log(config, folder, world.rank, hardware)
+        log = open_log(
+            config,
+            folder,
+            world.rank,
+            hardware,
+            lambda record: alert(config.resilience.alert, message(config.run.name, record)),
+        )
         if world.rank == 0:
             _write_config(folder, config, prepared)
         engine = build_engine(config, prepared.derived, context)

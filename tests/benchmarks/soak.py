@@ -196,9 +196,8 @@ def main() -> int:
         print(f"undisturbed: {soak.undisturbed():.0f} s for {arguments.steps} steps", flush=True)
         started = time.monotonic()
         codes = soak.disturbed(arguments.every, started + 60 * arguments.minutes)
-        print(
-            f"disturbed: {time.monotonic() - started:.0f} s, {sum(soak.struck.values())} faults; ends {dict(codes)}"
-        )
+        seconds, count = time.monotonic() - started, sum(soak.struck.values())
+        print(f"disturbed: {seconds:.0f} s, {count} faults; ends {dict(codes)}")
         for name, count in soak.struck.most_common():
             print(f"  {count:4d}  {name}")
         kinds = Counter(event["event"] for event in events_of(folder / "disturbed"))
