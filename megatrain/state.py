@@ -162,6 +162,11 @@ class RunFolder:
         return self.root / "lease.json"
 
     @property
+    def bad_hosts(self) -> Path:
+        """Hosts that the check before the first step has found wrong or slow; they are left out."""
+        return self.root / "bad-hosts.txt"
+
+    @property
     def checkpoints(self) -> Path:
         """Unless checkpoint.folder names another place."""
         return self.root / "checkpoints"

@@ -250,11 +250,20 @@ def _hosts(config: Config) -> list[Host]:
     if config.cluster.hostfile is None:
         return []
     hosts = read_hostfile(Path(config.cluster.hostfile))
+    listed = RunFolder(Path(config.run.folder)).bad_hosts
+    bad = {name.partition(".")[0] for name in listed.read_text().split()} if listed.exists() else set()
+    wrong = [host.name for host in hosts if host.name.partition(".")[0] in bad]
+    hosts = [host for host in hosts if host.name not in wrong]
     found = answering(hosts)
     absent = [host.name for host in hosts if host not in found]
     chosen = usable(config, found)
     left_out = [host.name for host in found if host not in chosen]
-    for names, why in ((absent, "do not answer to ssh"), (left_out, "give no valid layout with the others")):
+    found_bad = f"were found wrong or slow ({listed}; remove a line to take one again)"
+    for names, why in (
+        (wrong, found_bad),
+        (absent, "do not answer to ssh"),
+        (left_out, "give no valid layout with the others"),
+    ):
         if names:
             print(f"megatrain: left out, they {why}: {', '.join(names)}", file=sys.stderr, flush=True)
     return chosen

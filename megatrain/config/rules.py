@@ -207,6 +207,10 @@ def _check_cluster(config: Config) -> None:
         f"cluster.master_addr ({cluster.master_addr}) is read only with a cluster.hostfile",
     )
     require(
+        config.resilience.selfcheck.bad != "exclude" or cluster.hostfile is not None,
+        "resilience.selfcheck.bad (exclude) needs a cluster.hostfile: there is no other host to take",
+    )
+    require(
         watchdog.step_floor_s <= watchdog.step_ceiling_s,
         f"resilience.watchdog.step_floor_s ({watchdog.step_floor_s:g}) must not be above step_ceiling_s "
         f"({watchdog.step_ceiling_s:g})",

@@ -266,6 +266,17 @@ class StragglersConfig(Section):
     """... and so much longer."""
 
 
+class SelfcheckConfig(Section):
+    """Before the first step of each start: does every rank compute, communicate and write as it should?"""
+
+    enabled: bool = False
+    ratio: Annotated[Real, Field(gt=1)] = 2.0
+    """Slow is who reaches less than the median of all ranks divided by this."""
+    bad: Literal["tell", "stop", "exclude"] = "tell"
+    """What a wrong or slow rank leads to: an event; the end of the start; with a hostfile, a start without
+    its host."""
+
+
 class AlertConfig(Section):
     """Who is told when a run needs a person; the message is JSON: run, event, step, cause."""
 
@@ -339,6 +350,7 @@ class ResilienceConfig(Section):
     watchdog: WatchdogConfig = WatchdogConfig()
     restarts: RestartConfig = RestartConfig()
     stragglers: StragglersConfig = StragglersConfig()
+    selfcheck: SelfcheckConfig = SelfcheckConfig()
     alert: AlertConfig = AlertConfig()
     collective_timeout_s: PositiveInt = 1800
     """A collective that takes longer ends the rank."""

@@ -28,7 +28,7 @@ from megatrain.checkpoint.store import (
 from megatrain.checkpoint.tier import MAIN, Tier, near
 from megatrain.config import Config, FaultConfig, to_yaml
 from megatrain.data.loader import Loader
-from megatrain.durable import replacing
+from megatrain.durable import replacing, write_durably
 from megatrain.errors import FailedWork, UserError
 from megatrain.evaluate.loss import evaluate_loss
 from megatrain.model.flops import train_flops_per_token
@@ -44,6 +44,7 @@ from megatrain.resilience.control import Control
 from megatrain.resilience.lease import Lease, take_lease
 from megatrain.resilience.process import age_s
 from megatrain.resilience.replicas import differing
+from megatrain.resilience.selfcheck import check_all
 from megatrain.resilience.signals import Wish, Wishes
 from megatrain.resilience.stragglers import Stragglers
 from megatrain.resilience.timeline import belongs, leaving_out
@@ -221,6 +222,8 @@ def open_session(
         )
         if world.rank == 0:
             _write_config(folder, config, prepared)
+        if config.resilience.selfcheck.enabled:
+            _check_hardware(config, context, folder, log)
         engine = build_engine(config, prepared.derived, context)
         settings = config.checkpoint
         store = Store(
@@ -344,6 +347,27 @@ def _begin(
 def _require_precision(checkpoint: Checkpoint, prepared: Prepared, config: Config) -> None:
     allowed = config.checkpoint.allow_precision_change
     require_same_precision(checkpoint, prepared.identity, allow_change=allowed)
+
+
+def _check_hardware(config: Config, context: ParallelContext, folder: RunFolder, log: RunLog) -> None:
+    """Collective. Tell of ranks that are wrong or slow; raises when the config does not want to train with
+    them."""
+    settings = config.resilience.selfcheck
+    found, bad = check_all(context, folder.root, settings.ratio)
+    for checked in found:
+        logger.info("%s", checked)
+    for one in bad:
+        log.event(Event.FAULT, 0, f"rank {one.rank} on {one.host}: {one.why}")
+    if not bad or settings.bad == "tell":
+        return
+    names = ", ".join(dict.fromkeys(f"{one.host} ({one.why})" for one in bad))
+    if settings.bad == "stop":
+        raise FailedWork(f"hosts are wrong or slow: {names}; leave them out (resilience.selfcheck.bad)")
+    if context.world.rank == 0:
+        known = folder.bad_hosts.read_text().split() if folder.bad_hosts.exists() else []
+        hosts = dict.fromkeys([*known, *(one.host for one in bad)])
+        write_durably(folder.bad_hosts, "".join(f"{host}\n" for host in hosts).encode())
+    raise RuntimeError(f"hosts are wrong or slow, the next start leaves them out: {names}")
 
 
 def _hardware(config: Config, context: ParallelContext) -> Hardware:
