@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatrain.errors import FailedWork, require
@@ -74,6 +76,41 @@ def train(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.overrides)
     prepare_run(config, planned_world(config))  # what is wrong is said here, before any rank starts
     return supervise(config, arguments.config.resolve(), arguments.overrides)
+
+
+def submit(arguments: argparse.Namespace) -> int:
+    from megatrain.cluster.slurm import Request, plan_job, queue
+    from megatrain.config import load_config
+    from megatrain.state import RunFolder
+    from megatrain.train.preflight import prepare_run
+
+    config = load_config(arguments.config, arguments.overrides)
+    request = Request.create(
+        config,
+        nodes=arguments.nodes,
+        time=arguments.time,
+        ranks_per_node=arguments.ranks_per_node,
+        gpus_per_node=arguments.gpus_per_node,
+        cpus_per_rank=arguments.cpus_per_rank,
+        partition=arguments.partition,
+        account=arguments.account,
+        signal_before_s=arguments.signal_before,
+    )
+    prepare_run(config, request.ranks)  # what is wrong is said here, before anything waits in a queue
+    job = plan_job(config, arguments.config, arguments.overrides, request)
+    if arguments.dry_run:
+        print(f"{job.script}# {shlex.join(job.command)}")
+        return 0
+    number = queue(job)
+    stop = RunFolder(Path(config.run.folder)).stop_file
+    print(
+        f"job {number}: {request.nodes} nodes, {request.ranks} ranks, {request.time} a stretch\n"
+        f"  output  {job.output_of(number)}\n"
+        f"  follow  squeue -j {number}; tail -F {shlex.quote(job.output_of(number))}\n"
+        f"  stop    touch {shlex.quote(str(stop))} (saves first), or scancel {number}\n"
+        "  resume  by itself after a limit, a preemption or a lost node; else the same command again"
+    )
+    return 0
 
 
 def verify_resume(arguments: argparse.Namespace) -> int:

@@ -145,6 +145,7 @@ def _run_commands(verbs: Verbs) -> None:
         "train configs/quickstart.yaml train.steps=200",
     )
     _config_arguments(train)
+    _submit_command(verbs)
     rehearsal = _command(
         verbs,
         "verify-resume",
@@ -179,6 +180,40 @@ def _run_commands(verbs: Verbs) -> None:
     )
     report.add_argument("folder", type=Path, metavar="RUN")
     _checkpoint_commands(verbs)
+
+
+def _submit_command(verbs: Verbs) -> None:
+    submit = _command(
+        verbs,
+        "submit",
+        commands.submit,
+        "Check a run and put it into SLURM's queue.",
+        "submit configs/llama-1b.yaml --nodes 4 --gpus-per-node 8 --time 24:00:00",
+    )
+    _config_arguments(submit)
+    submit.add_argument("--nodes", type=int, required=True)
+    submit.add_argument("--time", required=True, help="limit of one stretch, as sbatch takes it")
+    ranks = submit.add_mutually_exclusive_group()
+    ranks.add_argument("--gpus-per-node", type=int, metavar="G", help="one rank for each")
+    ranks.add_argument(
+        "--ranks-per-node", type=int, metavar="R", help="without GPUs (default: cluster.processes)"
+    )
+    submit.add_argument(
+        "--cpus-per-rank",
+        type=int,
+        metavar="C",
+        help="cores (default: 8 beside a GPU, else train.threads or 1)",
+    )
+    submit.add_argument("--partition", metavar="P")
+    submit.add_argument("--account", metavar="A")
+    submit.add_argument(
+        "--signal-before",
+        type=int,
+        default=300,
+        metavar="S",
+        help="seconds before the limit at which the ranks save and stop (default: 300)",
+    )
+    submit.add_argument("--dry-run", action="store_true", help="print the script and the sbatch command")
 
 
 def _checkpoint_commands(verbs: Verbs) -> None:

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from megatrain.config import Config
 from megatrain.errors import require
 from megatrain.parallel.context import ParallelContext
+from megatrain.train.network import interface_for_gloo
 
 # SLURM's names for what every other launcher calls by the first name.
 SLURM_NAMES = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
@@ -53,6 +54,10 @@ def start_rank(config: Config) -> ParallelContext:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29500")
+    if world > int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or world):
+        interface = interface_for_gloo(os.environ["MASTER_ADDR"])
+        if interface is not None:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     _join(device, config.resilience.collective_timeout_s)
     return ParallelContext.create(config.parallel.tensor, device)
 

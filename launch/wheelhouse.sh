@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# For a cluster without internet: all pinned packages as files, and an installation from them alone.
+#
+#   bash launch/wheelhouse.sh download FOLDER    where there is internet, with the cluster's Python version and processor
+#   bash launch/wheelhouse.sh install  FOLDER    on the cluster, from this repository: makes .venv
+#
+#   PYTHON=/path/to/python3    the interpreter that downloads (default: python3)
+#   MEGATRAIN_TORCH=cpu|cuda   as for launch/environment.sh
+#   EXTRAS=export              the extras of setup.py that are downloaded (dev: the tools of the tests)
+set -euo pipefail
+
+fail() { printf 'wheelhouse: %s\n' "$*" >&2; exit 2; }
+[ "$#" -eq 2 ] || fail "say: bash launch/wheelhouse.sh download|install FOLDER"
+what="$1"
+mkdir -p -- "$2"
+folder="$(cd -- "$2" && pwd -P)"
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+
+case "$what" in
+    download)
+        pip=("${PYTHON:-python3}" -m pip --disable-pip-version-check)
+        pin="$(sed -n 's/^torch==//p' constraints.txt)"
+        case "${MEGATRAIN_TORCH:-}" in
+            cpu) torch=("torch==$pin+cpu" --extra-index-url https://download.pytorch.org/whl/cpu) ;;
+            cuda | "") torch=("torch==$pin") ;;
+            *) fail "MEGATRAIN_TORCH is '$MEGATRAIN_TORCH'; say cpu or cuda" ;;
+        esac
+        # Together, so that every other package sees this torch. What comes only as source is built here, so that
+        # the cluster needs neither compilers nor the tools of building.
+        "${pip[@]}" wheel --wheel-dir "$folder" --constraint constraints.txt "${torch[@]}" ".[${EXTRAS:-export}]" \
+            setuptools wheel
+        # The package itself is installed from the repository.
+        rm -f -- "$folder"/megatrain-*.whl
+        (cd -- "$folder" && sha256sum -- *.whl >SHA256SUMS)
+        echo "wheelhouse: $(find "$folder" -name '*.whl' | wc -l) wheels in $folder ($(du -sh "$folder" | cut -f1))"
+        ;;
+    install)
+        [ -f "$folder/SHA256SUMS" ] || fail "no SHA256SUMS in $folder; make it with: bash launch/wheelhouse.sh download"
+        (cd -- "$folder" && sha256sum --check --quiet SHA256SUMS) || fail "files in $folder are damaged; copy them again"
+        export PIP_NO_INDEX=1 PIP_FIND_LINKS="$folder" PIP_CONFIG_FILE=/dev/null
+        exec bash launch/environment.sh run
+        ;;
+    *) fail "unknown argument '$what'; say download or install" ;;
+esac
