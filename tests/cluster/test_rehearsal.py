@@ -29,7 +29,7 @@ from megatrain.cluster.supervisor import End
 from megatrain.errors import UserError
 from megatrain.observe.samples import SampleLog, read_samples
 from megatrain.state import RunFolder, RunState
-from tests.cluster.test_launch import processes_with
+from tests.cluster.launched import processes_with
 from tests.distributed.corpus import BASE, curve, events, saved_steps
 from tests.distributed.corpus import corpus as corpus  # a fixture
 

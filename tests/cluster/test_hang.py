@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.test_launch import PATIENCE_S, Home, Started
-from tests.cluster.test_launch import home as home  # fixtures
-from tests.cluster.test_launch import undisturbed as undisturbed
+from tests.cluster.launched import PATIENCE_S, Home, Started
 from tests.distributed.corpus import curve, events
 
 WATCH = (
