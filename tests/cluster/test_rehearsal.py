@@ -356,7 +356,7 @@ def test_a_difference_on_another_layout_is_told(
             last = json.loads(lines[-1])
             lines[-1] = json.dumps({**last, "loss": last["loss"] * 1.001})
             run.metrics.write_text("\n".join(lines) + "\n")
-        return 0
+        return End(0, False, "")
 
     replay(launch)
     assert main(COMMAND) == 1
