@@ -20,15 +20,16 @@ case "$what" in
     download)
         pip=("${PYTHON:-python3}" -m pip --disable-pip-version-check)
         pin="$(sed -n 's/^torch==//p' constraints.txt)"
-        case "${MEGATRAIN_TORCH:-}" in
-            cpu) torch=("torch==$pin+cpu" --extra-index-url https://download.pytorch.org/whl/cpu) ;;
-            cuda | "") torch=("torch==$pin") ;;
-            *) fail "MEGATRAIN_TORCH is '$MEGATRAIN_TORCH'; say cpu or cuda" ;;
-        esac
-        # Together, so that every other package sees this torch. What comes only as source is built here, so that
-        # the cluster needs neither compilers nor the tools of building.
-        "${pip[@]}" wheel --wheel-dir "$folder" --constraint constraints.txt "${torch[@]}" ".[${EXTRAS:-export}]" \
-            setuptools wheel
+        torch="torch==$pin"
+        if [ "${MEGATRAIN_TORCH:-cuda}" = cpu ]; then
+            # PyPI has only CUDA builds for Linux: this one comes from a mirror or folder that pip knows, or from PyTorch's.
+            torch="torch==$pin+cpu"
+            "${pip[@]}" download --quiet --no-deps --dest "$folder" "$torch" ||
+                "${pip[@]}" download --no-deps --dest "$folder" --index-url https://download.pytorch.org/whl/cpu "$torch"
+        fi
+        # `wheel` and not `download`: what exists only as source is built here, with internet and a compiler.
+        "${pip[@]}" wheel --wheel-dir "$folder" --find-links "$folder" --constraint constraints.txt \
+            "$torch" ".[${EXTRAS:-export}]" setuptools wheel
         # The package itself is installed from the repository.
         rm -f -- "$folder"/megatrain-*.whl
         (cd -- "$folder" && sha256sum -- *.whl >SHA256SUMS)

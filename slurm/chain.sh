@@ -7,7 +7,10 @@
 # One that ends for good (done, wrong input, gave up) takes those that still wait with it.
 set -euo pipefail
 
-[ "$#" -ge 2 ] && [[ "$1" =~ ^[1-9][0-9]*$ ]] || { echo "chain: bash slurm/chain.sh COUNT [options] SCRIPT [section.key=value ...]" >&2; exit 2; }
+if [ "$#" -lt 2 ] || [[ ! "$1" =~ ^[1-9][0-9]*$ ]]; then
+    echo "chain: say: bash slurm/chain.sh COUNT [options of sbatch] SCRIPT [section.key=value ...]" >&2
+    exit 2
+fi
 count="$1"
 shift
 

@@ -183,7 +183,7 @@ def queue(job: Job) -> str:
         "sbatch: no such program here; submit on a login node of the cluster, or look at the script with "
         "--dry-run",
     )
-    Path(job.output).parent.mkdir(parents=True, exist_ok=True)
+    RunFolder(job.script_file.parent).logs.mkdir(parents=True, exist_ok=True)
     write_durably(job.script_file, job.script.encode())
     done = subprocess.run(job.command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     said = " ".join(done.stderr.split())

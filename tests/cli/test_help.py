@@ -31,8 +31,8 @@ COMMANDS = list(all_commands(_parser()))
 
 
 def test_the_commands_are_those_promised() -> None:
-    promised = ["prepare", "train", "check", "verify-resume", "evaluate", "export", "generate", "report"]
-    assert {path[0] for path in COMMANDS if path} >= {*promised, "data", "checkpoint"}
+    promised = ["prepare", "train", "check", "submit", "verify-resume", "evaluate", "export", "generate"]
+    assert {path[0] for path in COMMANDS if path} >= {*promised, "report", "data", "checkpoint"}
     assert {("data", "verify"), ("data", "inspect"), ("checkpoint", "ls"), ("checkpoint", "verify")} <= {
         *COMMANDS
     }

@@ -37,9 +37,17 @@ highest=0
 for pid in "${pids[@]}"; do wait "$pid"; code=$?; [ "$code" -le "$highest" ] || highest=$code; done
 exit "$highest"
 """
+SCANCEL = """#!/usr/bin/env bash
+echo "$*" >>"$BED/cancelled"
+"""
 PYTHON = """#!/usr/bin/env bash
-printf '%s\\n' "$MASTER_ADDR:$MASTER_PORT $LOCAL_WORLD_SIZE $OMP_NUM_THREADS $*" >>"$BED/calls"
-if [ "$1" = -m ]; then exit "${CHECK_CODE:-0}"; fi
+[ "$1" = -c ] ||
+    printf '%s\\n' "$MASTER_ADDR:$MASTER_PORT $LOCAL_WORLD_SIZE $OMP_NUM_THREADS $*" >>"$BED/calls"
+case "$1" in
+    -c) echo "$BED/run"; exit ;;
+    -m) exit "${CHECK_CODE:-0}" ;;
+esac
+if [ -n "${COMMITS:-}" ]; then echo '{"event": "commit", "step": 1}' >>"$BED/run/events.jsonl"; fi
 exit "${RANK_CODE:-0}"
 """
 
@@ -49,7 +57,7 @@ class Bed:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name, text in {"scontrol": SCONTROL, "srun": SRUN, "python": PYTHON}.items():
+        for name, text in {"scontrol": SCONTROL, "scancel": SCANCEL, "srun": SRUN, "python": PYTHON}.items():
             (folder / name).write_text(text)
             (folder / name).chmod(0o755)
 
@@ -88,10 +96,27 @@ def test_saved_or_not_begun_goes_back_into_the_queue(code: int, bed: Bed) -> Non
     assert bed.lines("requeued") == ["41234"]
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, 76, 137])
-def test_any_other_code_ends_the_job(code: int, bed: Bed) -> None:
+@pytest.mark.parametrize("code", [0, 2, 76])
+def test_done_wrong_or_given_up_ends_the_job(code: int, bed: Bed) -> None:
     assert bed.submit(RANK_CODE=code).returncode == code
     assert bed.lines("requeued") == []
+
+
+@pytest.mark.parametrize("code", [1, 137])
+def test_failed_ranks_start_again_until_no_start_helps(code: int, bed: Bed) -> None:
+    for _ in range(2):
+        assert bed.submit(RANK_CODE=code).returncode == 0
+    assert bed.submit(RANK_CODE=code, COMMITS=1).returncode == 0, "a new checkpoint: counted anew"
+    assert bed.submit(RANK_CODE=code).returncode == 0
+    assert bed.submit(RANK_CODE=code).returncode == 76
+    assert bed.lines("requeued") == ["41234"] * 4
+
+
+@pytest.mark.parametrize(("code", "ends"), [(75, False), (1, False), (0, True), (2, True), (76, True)])
+def test_in_a_chain_the_followers_go_on_or_end_with_it(code: int, ends: bool, bed: Bed) -> None:
+    assert bed.submit(RANK_CODE=code, MEGATRAIN_CHAIN="chain-7").returncode == code
+    assert bed.lines("requeued") == []
+    assert bed.lines("cancelled") == (["--state=PENDING --name=chain-7"] if ends else [])
 
 
 def test_it_gives_up(bed: Bed) -> None:
@@ -117,9 +142,12 @@ def test_a_bad_config_starts_no_rank(bed: Bed) -> None:
     assert len(bed.lines("calls")) == 1
 
 
-def test_directives_stand_before_the_first_command() -> None:
+@pytest.mark.parametrize(
+    "script", sorted((REPOSITORY / "slurm").glob("*.sbatch")), ids=lambda path: path.name
+)
+def test_directives_stand_before_the_first_command(script: Path) -> None:
     """sbatch reads none after it."""
-    lines = SCRIPT.read_text().splitlines()
+    lines = script.read_text().splitlines()
     first = next(number for number, line in enumerate(lines) if line and not line.startswith("#"))
     directives = [number for number, line in enumerate(lines) if re.match(r"#\s*SBATCH", line)]
     assert directives and max(directives) < first

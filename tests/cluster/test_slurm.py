@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -230,3 +231,64 @@ def test_deepspeed_in_a_job_is_preempted(launcher: str, runs: Runs, undisturbed:
     told = curve(run)
     assert saved_steps(run)[-1] == len(told) >= 15
     assert told == {step: undisturbed[step] for step in told}
+
+
+# Stands for Python where nothing is computed: the n-th start of ranks ends with the n-th code of a file.
+RANKS = """#!/usr/bin/env bash
+case "$1" in
+    -c) echo "$CHAIN_FOLDER/run" ;;
+    -m) ;;
+    *) echo "$SLURM_JOB_ID" >>"$CHAIN_FOLDER/started"
+       exit "$(sed -n "$(wc -l <"$CHAIN_FOLDER/started")p" "$CHAIN_FOLDER/codes")" ;;
+esac
+"""
+
+
+def test_a_chain_goes_on_until_it_is_done(cluster: Cluster, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(RANKS)
+    python.chmod(0o755)
+    (tmp_path / "codes").write_text("75\n1\n0\n")
+    options = ("--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=1", "--cpus-per-task=1", "--time=5")
+    told = cluster.run(
+        *(
+            "ctl",
+            "bash",
+            "slurm/chain.sh",
+            5,
+            *options,
+            f"--output={tmp_path}/%j.out",
+            "slurm/pretrain.sbatch",
+        ),
+        variables={"PYTHON": python, "CHAIN_FOLDER": tmp_path},
+    )
+    jobs = told.stdout.split()
+    assert len(jobs) == 5
+    wait_until(lambda: cluster.job(int(jobs[-1]))["JobState"] == "CANCELLED", "end of the chain")
+    states = [cluster.job(int(job))["JobState"] for job in jobs]
+    assert states == ["FAILED", "FAILED", "COMPLETED", "CANCELLED", "CANCELLED"]
+    assert (tmp_path / "started").read_text().split() == jobs[:3]
+
+
+def test_data_is_prepared_by_a_job(cluster: Cluster, tmp_path: Path) -> None:
+    raw = tmp_path / "raw.jsonl"
+    raw.write_text(
+        "".join(json.dumps({"text": f"text {n} " + "words and more " * 20}) + "\n" for n in range(200))
+    )
+    config = tmp_path / "data.yaml"
+    tokenizer = {"vocab_size": 300}
+    tree = {
+        "output": str(tmp_path / "data"),
+        "sources": {"raw": {"files": [str(raw)]}},
+        "tokenizer": tokenizer,
+    }
+    config.write_text(yaml.safe_dump(tree))
+    told = cluster.run(
+        *("ctl", "sbatch", "--parsable", "--cpus-per-task=2", f"--output={tmp_path}/%j.out"),
+        *("slurm/prepare.sbatch", "seed=3"),
+        variables={"PYTHON": sys.executable, "CONFIG": config},
+    )
+    job = int(told.stdout)
+    wait_until(lambda: cluster.job(job)["JobState"] not in ("PENDING", "RUNNING", "COMPLETING"), "end")
+    assert cluster.job(job)["JobState"] == "COMPLETED", (tmp_path / f"{job}.out").read_text()
+    assert (tmp_path / "data" / "train" / "manifest.json").exists()
