@@ -27,7 +27,7 @@ def test_nothing_stays_when_who_started_it_is_killed(cluster: Cluster, tmp_path:
     assert started.stdout is not None
     assert started.stdout.readline() == "up\n"
     networks = {network_of(pid) for pid in processes_of(folder)} - {network_of("self")}
-    assert len(networks) == 2, "of ctl and n1"
+    assert len(networks) == 3, "of the switch, ctl and n1"
     started.kill()
     started.wait()
     wait_until(lambda: not processes_of(folder), "end of all processes")
