@@ -47,6 +47,15 @@ def test_a_rank_that_hangs(home: Home, undisturbed: Path) -> None:
 
 
 @pytest.mark.timeout(PATIENCE_S * 4)
+def test_a_lost_network_rehearsed_by_the_config(home: Home, undisturbed: Path) -> None:
+    """The other rank, and the supervisor, see connections that are closed."""
+    fault = "faults=[{at: step, step: 30, rank: 1, do: disconnect}]"
+    started = home.start("disconnected", *WATCH, fault)
+    assert started.ended() == 0, started.said()
+    assert went_on(started, undisturbed).startswith("rank ")
+
+
+@pytest.mark.timeout(PATIENCE_S * 4)
 def test_a_rank_that_is_stopped(home: Home, undisturbed: Path) -> None:
     """SIGSTOP: its own watchdog is stopped too; the other names it, and the supervisor ends it."""
     started = home.start("stopped", *WATCH)
