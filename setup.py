@@ -23,13 +23,18 @@ REQUIRES = [
 ]
 EXTRAS = {
     "export": ["protobuf>=5", "tokenizers>=0.21", "transformers>=5.0"],
+    "remote": ["gcsfs>=2026.10", "s3fs>=2026.9"],  # checkpoints on s3:// and gs://
     "dev": [
+        "flask>=3.1",  # with flask-cors: all of moto's server that S3 needs
+        "flask-cors>=6.0",
         "hypothesis>=6.120",
+        "moto[s3]>=5.2",
         "mypy>=1.15",
         "pytest>=8.3",
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.6",
         "ruff>=0.11",
+        "s3fs>=2026.9",
         "types-PyYAML>=6.0",
     ],
 }

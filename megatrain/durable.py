@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from typing import BinaryIO
 import xxhash
 
 CHUNK_BYTES = 1 << 23
+PAGE_BYTES = 1 << 12  # what must begin, and be long, a multiple of this to go past the page cache
 
 
 @contextmanager
@@ -28,6 +31,34 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_uncached(file: BinaryIO, data: memoryview) -> None:
+    """Append, past the page cache where the file system can, and where the data and the end of the file lie
+    on pages; else through it.
+
+    A checkpoint in the page cache takes the room of the data set, and copying it there more processor time
+    than hashing it. Nothing may wait in the file's own buffer.
+    """
+    descriptor = file.fileno()
+    while data:
+        try:
+            _bypass_cache(descriptor, bypass=True)
+            count = os.write(descriptor, data)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            _bypass_cache(descriptor, bypass=False)
+            count = os.write(descriptor, data)
+        data = data[count:]
+
+
+def _bypass_cache(descriptor: int, *, bypass: bool) -> None:
+    if hasattr(os, "O_DIRECT"):
+        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+        wanted = flags | os.O_DIRECT if bypass else flags & ~os.O_DIRECT
+        if wanted != flags:
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, wanted)
 
 
 def write_durably(path: Path, content: bytes) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from megatrain.errors import FailedWork, UserError
 
-STATE_VERSION = 1
+STATE_VERSION = 2
+LISTS = {"skipped", "window"}
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,15 @@ class RunState:
     optimizer_step: int = 0
     """Updates that the optimizer made: Adam's own step count."""
     consumed_samples: int = 0
-    """The next sample of the run's order."""
+    """Samples that steps took, of the run's order without `skipped`; which comes next follows from both."""
     consumed_tokens: int = 0
     """Tokens that counted in the loss so far."""
     skipped: tuple[tuple[int, int], ...] = ()
-    """Ranges [first, last) of samples that were left out."""
+    """Ranges [first, last) of samples that are left out, in order."""
     skipped_in_row: int = 0
     """Steps skipped since the last update."""
+    window: tuple[tuple[float, float], ...] = ()
+    """Loss and gradient norm of the last updates, by which the next step is judged; the newest comes last."""
     attempt: int = 1
     """How often the run was started."""
 
@@ -46,17 +50,31 @@ class RunState:
             raise UserError(
                 f"run state version {version} is newer than this megatrain reads ({STATE_VERSION}); upgrade"
             )
+        if version == 1:  # which had no window
+            tree = {"window": [], **tree}
         types = {field.name: field.type for field in fields(RunState)}
         names = set(types)
         if (
-            version != STATE_VERSION
+            version not in (1, STATE_VERSION)
             or set(tree) - {"version"} != names
-            or any(type(tree[name]).__name__ != types[name] for name in names - {"skipped"})
+            or any(type(tree[name]).__name__ != types[name] for name in names - LISTS)
         ):
             raise FailedWork(f"not a run state: {json.dumps(tree)[:200]}")
         values = {name: tree[name] for name in names}
         values["skipped"] = tuple((int(first), int(last)) for first, last in tree["skipped"])
+        values["window"] = tuple((float(loss), float(norm)) for loss, norm in tree["window"])
+        if not all(math.isfinite(number) for pair in values["window"] for number in pair):
+            raise FailedWork("not a run state: its window has a number that is not finite")
         return RunState(**values)
+
+
+class Verdict(enum.Enum):
+    """What a step's loss and gradient norm say; only a fine one changes the weights."""
+
+    FINE = "fine"
+    NOT_FINITE = "not finite"
+    LOSS_SPIKE = "loss spike"
+    NORM_SPIKE = "gradient norm spike"
 
 
 class Stop(enum.Enum):
@@ -76,8 +94,11 @@ class Event(enum.Enum):
     EVALUATION = "evaluation"
     FAULT = "fault"
     SKIP = "skip"
+    SLOW = "slow"
     ROLLBACK = "rollback"
     PREEMPT = "preempt"
+    RESTART = "restart"
+    GIVE_UP = "give up"
     STOP = "stop"
     END = "end"
 
@@ -93,8 +114,7 @@ class StepResult:
     learning_rate: float
     samples: int
     valid_tokens: int
-    skipped: bool
-    """The weights were left as they were."""
+    verdict: Verdict
     step_s: float
     """Wall time, of the slowest rank."""
     data_wait_s: float
@@ -104,6 +124,13 @@ class StepResult:
     """Somebody asked for a checkpoint."""
     saving: bool
     """Some rank is still writing the last one."""
+    own_s: tuple[float, ...] = ()
+    """By rank: what it did in the step before until it first waited for another."""
+
+    @property
+    def skipped(self) -> bool:
+        """The weights were left as they were."""
+        return self.verdict is not Verdict.FINE
 
 
 def checkpoint_name(step: int) -> str:
@@ -135,9 +162,24 @@ class RunFolder:
         return self.root / "lease.json"
 
     @property
+    def bad_hosts(self) -> Path:
+        """Hosts that the check before the first step has found wrong or slow; they are left out."""
+        return self.root / "bad-hosts.txt"
+
+    @property
     def checkpoints(self) -> Path:
         """Unless checkpoint.folder names another place."""
         return self.root / "checkpoints"
+
+    @property
+    def heartbeats(self) -> Path:
+        """Where each rank is, as long as it lives."""
+        return self.root / "heartbeats"
+
+    @property
+    def control(self) -> Path:
+        """What supervisors and their ranks tell each other, a folder for each launch."""
+        return self.root / "control"
 
     @property
     def logs(self) -> Path:
@@ -146,6 +188,11 @@ class RunFolder:
     def scores(self, split: str) -> Path:
         """What `megatrain evaluate` last found on a split."""
         return self.root / f"scores-{split}.json"
+
+    @property
+    def left_out(self) -> Path:
+        """Which samples the run leaves out, and the rollbacks that made it so."""
+        return self.root / "skipped.json"
 
     @property
     def loss_curve(self) -> Path:
@@ -166,6 +213,10 @@ class RunFolder:
 
     def log(self, rank: int) -> Path:
         return self.logs / f"rank-{rank:04d}.log"
+
+    def stacks(self, rank: int) -> Path:
+        """Of a rank whose watchdog struck."""
+        return self.logs / f"stacks-{rank:04d}.txt"
 
     def samples(self, rank: int) -> Path:
         """Which samples this rank fed, with observe.sample_ids."""

@@ -23,6 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 # Imports within one floor, (who, whom), each with its reason.
 NEIGHBOURS: dict[tuple[str, str], str] = {
     ("__main__", "cli"): "python -m megatrain is the command line",
+    ("config", "faults"): "the points and actions that a config may name",
 }
 DATA_TOOLS_USES = {"data", "faults", "errors", "durable"}
 HANDS_OVER_TO_DATA_TOOLS = "cli"

@@ -231,7 +231,7 @@ def _prune(tier: Tier, name: str, files: set[str], rank: int) -> None:
     for file in tier.place.files(name):
         if file != MANIFEST and file not in files:
             tier.place.remove(f"{name}/{file}")
-    for folder in superfluous_folders(tier.place, tier.retention):
+    for folder in superfluous_folders(tier.place, tier.retention, name):
         faults.point("checkpoint.prune", rank=rank)
         remove_checkpoint(tier.place, folder)
 

@@ -15,6 +15,8 @@ class Pace:
         self._begun = time.monotonic()
         self._failures = 0
         self._again_at: float | None = None
+        self.last_s = 0.0
+        """From the copy to the commit, of the last save."""
 
     def due(self) -> bool:
         now = time.monotonic()
@@ -26,8 +28,9 @@ class Pace:
         self._begun = time.monotonic()
         self._again_at = None
 
-    def ended(self, *, well: bool) -> None:
+    def ended(self, *, well: bool, seconds: float = 0.0) -> None:
         """After a failure the wait doubles, up to 16 times the first."""
+        self.last_s = seconds
         if well:
             self._failures = 0
             return

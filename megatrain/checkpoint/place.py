@@ -6,22 +6,33 @@ A place holds folders, one a checkpoint; a name is "step-00001000/MANIFEST.json"
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import random
+import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from megatrain.durable import CHUNK_BYTES, replacing, sync_folder
-from megatrain.errors import FailedWork, UserError
+from megatrain.durable import CHUNK_BYTES, replacing, sync_folder, write_uncached
+from megatrain.errors import FailedWork, UserError, require
 from megatrain.state import RunFolder
 
 TRIES = 5
 FIRST_WAIT_S = 0.5
+NO_BUCKET = "No such bucket"
+# Errors of botocore and google-auth by name, and codes of S3: a mistake in a setting, or in the keys.
+PERMANENT = {
+    *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"),
+    *("ParamValidationError", "InvalidRegionError", "NoRegionError", "DefaultCredentialsError"),
+    *("AuthorizationHeaderMalformed", "InvalidBucketName", "InvalidToken", "KeyTooLongError"),
+    *("MethodNotAllowed", "NotImplemented", "PermanentRedirect", "301"),
+}
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
@@ -39,7 +50,8 @@ class OpenFile(Protocol):
 
 
 class Place(Protocol):
-    """All methods raise OSError; FileNotFoundError where a file is absent."""
+    """All methods raise OSError: FileNotFoundError where a file (or the bucket) is absent, PermissionError
+    where access is denied."""
 
     def folders(self) -> list[str]:
         """Names of what lies directly in it; none where it does not exist."""
@@ -58,7 +70,8 @@ class Place(Protocol):
     def remove(self, name: str) -> None:
         """Of a file that may be absent."""
 
-    def remove_folder(self, folder: str) -> None: ...
+    def remove_folder(self, folder: str) -> None:
+        """With all that is in it; it may be absent."""
 
 
 def open_place(where: str | Path, staging: str | None = None) -> Place:
@@ -109,13 +122,14 @@ class LocalPlace:
             sync_folder(path.parent.parent)
         with replacing(path) as file:
             for chunk in chunks:
-                file.write(chunk)
+                write_uncached(file, chunk)
 
     def remove(self, name: str) -> None:
         (self.root / name).unlink(missing_ok=True)
 
     def remove_folder(self, folder: str) -> None:
-        shutil.rmtree(self.root / folder)
+        if (self.root / folder).exists():
+            shutil.rmtree(self.root / folder)
 
 
 class _LocalFile:
@@ -144,20 +158,36 @@ class _LocalFile:
 
 class RemotePlace:
     """Object storage. A file is written to local disk first, then put by one upload, which is repeated with
-    growing waits when it fails: an object appears whole or not at all."""
+    growing waits when it fails: an object appears whole or not at all.
+
+    What repeating cannot mend (denied, no keys, a bucket that does not exist) is raised at once, as
+    PermissionError or FileNotFoundError. Every error names the URL, and none shows credentials.
+    """
 
     def __init__(self, url: str, staging: str | None = None) -> None:
+        protocol = url.partition("://")[0]
+        # The URL is printed and stored with the run.
+        require(
+            not re.search("://[^/]*:[^/]*@", url),
+            f"{protocol}://...: credentials do not belong into a URL; put them into the environment",
+        )
         try:
             import fsspec
 
-            # Listings are not cached: another rank, or another run, may have written in between.
-            self._fs, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False)
-        except (ImportError, ValueError) as error:
+            kind = fsspec.get_filesystem_class(protocol)
+        except ValueError:
+            raise UserError(
+                f"{url}: there is no protocol {protocol}; name a folder, s3://, gs:// or another of fsspec's"
+            ) from None
+        except ImportError as error:
             raise UserError(
                 f"{url}: {error}; install what reads it: pip install 'megatrain[remote]' for s3:// and gs://"
             ) from None
+        self._root = str(kind._strip_protocol(url)).rstrip("/")
+        require(self._root, f"{url} names no bucket; write {protocol}://bucket/path")
         self._url = url.rstrip("/")
-        self._staging = staging
+        self.staging = staging
+        self._opened: tuple[int, Any] | None = None
 
     def __str__(self) -> str:
         return self._url
@@ -169,68 +199,130 @@ class RemotePlace:
         return self._names(f"/{folder}", "file")
 
     def exists(self, name: str) -> bool:
-        return bool(self._persist(lambda: self._fs.exists(self._at(name)), name))
+        try:
+            return bool(self._persist(lambda: self._fs.info(self._at(name))["type"], name) == "file")
+        except FileNotFoundError:
+            return False
 
     def read(self, name: str) -> bytes:
         return bytes(self._persist(lambda: self._fs.cat_file(self._at(name)), name))
 
     def open(self, name: str) -> OpenFile:
-        return _RemoteFile(self, name, int(self._persist(lambda: self._fs.size(self._at(name)), name)))
+        return _RemoteFile(
+            self, name, int(self._persist(lambda: self._fs.info(self._at(name))["size"], name))
+        )
 
     def range(self, name: str, start: int, stop: int) -> bytes:
         """Some bytes of a file."""
         return bytes(self._persist(lambda: self._fs.cat_file(self._at(name), start=start, end=stop), name))
 
     def write(self, name: str, chunks: Iterable[memoryview]) -> None:
-        descriptor, local = tempfile.mkstemp(prefix="megatrain-upload-", dir=self._staging)
-        try:
-            size = 0
-            with os.fdopen(descriptor, "wb") as file:
+        # It has no name on the disk, so that a killed process leaves nothing there.
+        with tempfile.TemporaryFile(dir=self.staging) as file:
+            try:
                 for chunk in chunks:
-                    size += file.write(chunk)
-            self._persist(lambda: self._upload(local, name, size), name)
-        finally:
-            os.unlink(local)
+                    file.write(chunk)
+                file.flush()
+            except OSError as error:
+                where = self.staging or tempfile.gettempdir()
+                raise OSError(error.errno, f"{error.strerror or error} (staging in {where})") from error
+            self._persist(lambda: self._upload(file.fileno(), name), name)
 
     def remove(self, name: str) -> None:
         with suppress(FileNotFoundError):
             self._persist(lambda: self._fs.rm_file(self._at(name)), name)
 
     def remove_folder(self, folder: str) -> None:
-        with suppress(FileNotFoundError):
-            self._persist(lambda: self._fs.rm(self._at(folder), recursive=True), folder)
+        self._persist(lambda: self._clear(folder), folder)
+
+    @property
+    def _fs(self) -> Any:
+        """The file system, opened anew in a process that was forked: its event loop runs in a thread, which a
+        fork leaves behind."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            import fsspec
+
+            # Listings are not cached: another rank, or another run, may have written in between.
+            options: dict[str, Any] = {"use_listings_cache": False}
+            amazon = self._url.startswith(("s3://", "s3a://"))
+            if amazon:
+                # Three layers repeat what fails, botocore, s3fs and this class: 5 * 5 * 5 times by default.
+                # The innermost stays, for it repeats one part of a large upload, not the whole.
+                asked = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+                retries = {"mode": "standard", "total_max_attempts": 3}
+                options["config_kwargs"] = {"retries": retries, **asked}
+            fs, _ = fsspec.core.url_to_fs(self._url, **options)
+            if amazon:
+                fs.retries = 1
+            self._opened = os.getpid(), fs
+        return self._opened[1]
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}"
 
     def _names(self, below: str, kind: str) -> list[str]:
+        path = self._root + below
         try:
-            found = self._persist(lambda: self._fs.ls(self._root + below, detail=True, refresh=True), below)
-        except FileNotFoundError:
+            found = self._persist(lambda: self._fs.ls(path, detail=True, refresh=True), below.strip("/"))
+        except FileNotFoundError as error:
+            if error.strerror == NO_BUCKET:
+                raise
             return []
-        return sorted(str(one["name"]).rstrip("/").rpartition("/")[2] for one in found if one["type"] == kind)
+        names = {str(one["name"]).rstrip("/") for one in found if one["type"] == kind}
+        # Some tools put an empty object named like the folder into it.
+        return sorted(name.rpartition("/")[2] for name in names if name.strip("/") != path.strip("/"))
 
-    def _upload(self, local: str, name: str, size: int) -> None:
-        self._fs.put_file(local, self._at(name))
-        stored = self._fs.info(self._at(name), refresh=True)["size"]
+    def _upload(self, descriptor: int, name: str) -> None:
+        size = os.lseek(descriptor, 0, os.SEEK_END)
+        os.lseek(descriptor, 0, os.SEEK_SET)  # some systems share the position with who opens /dev/fd
+        self._fs.put_file(f"/dev/fd/{descriptor}", self._at(name))
+        stored = self._fs.info(self._at(name))["size"]
         if stored != size:
             raise OSError(f"{stored} of {size} bytes arrived")
 
+    def _clear(self, folder: str) -> None:
+        path = self._at(folder)
+        with suppress(FileNotFoundError):
+            self._fs.rm(path, recursive=True)
+        # A bulk request that is refused for some objects is no error to s3fs.
+        left = self._fs.find(path)
+        if left:
+            raise OSError(f"{len(left)} objects could not be removed")
+
     def _persist(self, work: Callable[[], T], name: str) -> T:
         """Try again with growing waits: networks and object stores fail for a while. Raises OSError."""
-        wait_s = FIRST_WAIT_S
+        where = f"{self._url}/{name}".rstrip("/")
         for turn in range(1, TRIES + 1):
             try:
                 return work()
-            except (FileNotFoundError, PermissionError):
-                raise
+            except FileNotFoundError as error:
+                # So say Amazon, Google and MinIO; any other absence is one of an object.
+                what = NO_BUCKET if "bucket does not exist" in str(error) else "No such object"
+                raise FileNotFoundError(errno.ENOENT, what, where) from error
             except Exception as error:  # each store's package raises its own kinds
+                reason = _reason(error)
+                if _permanent(error):
+                    raise PermissionError(errno.EACCES, reason, where) from error
                 if turn == TRIES:
-                    raise OSError(f"{self._url}/{name}: {error} (tried {TRIES} times)") from error
-                logger.warning("%s/%s: %s; again in %.1f s", self._url, name, error, wait_s)
+                    raise OSError(errno.EIO, f"{reason} (tried {TRIES} times)", where) from error
+                # Many ranks that failed at once do not come back at once.
+                wait_s = FIRST_WAIT_S * 2 ** (turn - 1) * random.uniform(0.75, 1.25)
+                logger.warning("%s: %s; again in %.1f s", where, reason, wait_s)
             time.sleep(wait_s)
-            wait_s *= 2
         raise AssertionError
+
+
+def _permanent(error: Exception) -> bool:
+    """Whether trying again is useless."""
+    response = getattr(error.__cause__ or error, "response", None)
+    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
+    return isinstance(error, PermissionError) or type(error).__name__ in PERMANENT or code in PERMANENT
+
+
+def _reason(error: Exception) -> str:
+    """One line, without what may be secret in an endpoint's URL."""
+    text = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
+    return re.sub(r"(://[^\s?\"']*)\?[^\s\"']*", r"\1", re.sub(r"://[^/\s]*@", "://", text))
 
 
 class _RemoteFile:
@@ -238,6 +330,8 @@ class _RemoteFile:
         self._place, self._name, self.size = place, name, size
 
     def read_into(self, start: int, out: memoryview) -> None:
+        if start + len(out) > self.size:
+            raise OSError(f"{self._place}/{self._name} ends at byte {self.size}")
         for first in range(0, len(out), CHUNK_BYTES):
             last = min(first + CHUNK_BYTES, len(out))
             got = self._place.range(self._name, start + first, start + last)
@@ -259,10 +353,24 @@ def blocks(file: OpenFile) -> Iterator[memoryview]:
 
 
 def require_reachable(place: Place) -> None:
-    """Raises FailedWork, or UserError where access is denied, unless the place can be listed."""
+    """Raises UserError for what only the user can mend (access denied, no such bucket), FailedWork where the
+    place does not answer."""
+    staging = place.staging if isinstance(place, RemotePlace) else None
+    require(
+        staging is None or os.access(staging, os.W_OK | os.X_OK),
+        f"checkpoint.staging ({staging}): no folder that can be written; make it, or leave it out",
+    )
     try:
         place.folders()
+    except FileNotFoundError as error:
+        raise UserError(
+            f"checkpoint.folder ({place}): {error.strerror or error}; make it, or name another"
+        ) from None
     except PermissionError as error:
-        raise UserError(f"checkpoint.folder ({place}): access denied: {error}") from None
+        raise UserError(
+            f"checkpoint.folder ({place}) is refused: {error.strerror or error}; see to URL and credentials"
+        ) from None
     except OSError as error:
-        raise FailedWork(f"checkpoint.folder ({place}) cannot be reached: {error}") from None
+        raise FailedWork(
+            f"checkpoint.folder ({place}) cannot be reached: {error.strerror or error}"
+        ) from None

@@ -31,9 +31,12 @@ class Retention:
         return sorted(set(steps) - kept)
 
 
-def superfluous_folders(place: Place, retention: Retention) -> list[str]:
-    """What retention does not keep, and what is older than the newest and was never committed."""
-    kept = committed(place)
+def superfluous_folders(place: Place, retention: Retention, newest: str | None = None) -> list[str]:
+    """What retention does not keep, and what is older than the newest and was never committed.
+
+    newest: what has just been committed; those of later steps, which were passed over, count for nothing.
+    """
+    kept = [name for name in committed(place) if newest is None or step_of(name) <= step_of(newest)]
     if not kept:
         return []
     losses = {step_of(name): _validation_loss(place, name, retention) for name in kept}

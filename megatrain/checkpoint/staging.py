@@ -18,6 +18,7 @@ from megatrain.checkpoint.storage import (
     safetensors_chunks,
     safetensors_header,
 )
+from megatrain.durable import PAGE_BYTES
 
 
 @dataclass(frozen=True)
@@ -50,17 +51,22 @@ def live_chunks(held: Sequence[Held]) -> Iterator[memoryview]:
 
 
 class Staging:
-    """One buffer, laid out as the data of this rank's file; pinned where the tensors are on a GPU, reused by
-    every save."""
+    """One buffer, laid out as this rank's file; pinned where the tensors are on a GPU, reused by every save.
+
+    It lies on pages of memory, so that it can be written past the page cache.
+    """
 
     def __init__(self, held: Sequence[Held]) -> None:
         mine = own(held)
         entries = entries_of(mine)
         on_gpu = any(h.data.is_cuda for h in mine)
-        self._header = safetensors_header(entries)
-        self._buffer = torch.empty(sum(e.bytes for e in entries), dtype=torch.uint8, pin_memory=on_gpu)
-        self._buffer.zero_()  # else the first save would wait for the kernel to find the memory
-        self._views, at = [], 0
+        header = safetensors_header(entries)
+        size = len(header) + sum(e.bytes for e in entries)
+        room = torch.empty(size + PAGE_BYTES, dtype=torch.uint8, pin_memory=on_gpu)
+        room.zero_()  # else the first save would wait for the kernel to find the memory
+        self._buffer = room[-room.data_ptr() % PAGE_BYTES :][:size]
+        raw_bytes(self._buffer)[: len(header)] = header
+        self._views, at = [], len(header)
         for entry in entries:
             self._views.append(self._buffer[at : at + entry.bytes].view(entry.dtype).view(entry.shape))
             at += entry.bytes
@@ -76,5 +82,4 @@ class Staging:
 
     def chunks(self) -> Iterator[memoryview]:
         """The bytes of the file."""
-        yield memoryview(bytearray(self._header))
         yield from pieces(raw_bytes(self._buffer))

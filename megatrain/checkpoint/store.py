@@ -19,9 +19,10 @@ from typing import Any
 from megatrain import faults
 from megatrain.checkpoint.commit import Committer, Facts, Identity, file_name
 from megatrain.checkpoint.fragments import Held
-from megatrain.checkpoint.manifest import MANIFEST, Manifest, parse_manifest
+from megatrain.checkpoint.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
 from megatrain.checkpoint.near import exchange, fetch, transfers_for
 from megatrain.checkpoint.read import Checkpoint, committed, damage_of, step_of
+from megatrain.checkpoint.retention import remove_checkpoint
 from megatrain.checkpoint.staging import Staging, live_chunks, own, own_boxes
 from megatrain.checkpoint.storage import write_hashed
 from megatrain.checkpoint.tier import MAIN, Tier, describe
@@ -29,9 +30,11 @@ from megatrain.errors import FailedWork, UserError
 from megatrain.parallel.board import Board
 from megatrain.parallel.collectives import broadcast_object, gather_objects
 from megatrain.parallel.context import ParallelContext
+from megatrain.state import RunState
 
 logger = logging.getLogger(__name__)
 Chunks = Callable[[], Iterable[memoryview]]
+Fits = Callable[[RunState], bool]
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,11 @@ class Found:
     """Newer ones that were passed over: "step-00000200: what"."""
     where: dict[str, list[int]]
     """On a near tier: file → the nodes that have it whole."""
+
+
+def any_state(state: RunState) -> bool:
+    """For runs that were never rolled back."""
+    return True
 
 
 def may_commit() -> str | None:
@@ -207,13 +215,16 @@ class Store:
 
     # --- finding ---
 
-    def find(self) -> Found:
-        """Collective. The newest whole checkpoint of all tiers; each rank checks its share of the files.
+    def find(self, fits: Fits = any_state) -> Found:
+        """Collective. The newest whole checkpoint of all tiers whose state fits; each rank checks its share
+        of the files.
 
-        Raises FailedWork when there are checkpoints but none is whole.
+        Raises FailedWork when there are such checkpoints but none is whole.
         """
         damaged: list[str] = []
         for tier, name in self._candidates():
+            if not self._fits(tier, name, fits):
+                continue
             where, faulty = self._checked(tier, name)
             if not faulty:
                 return Found(name, tier, tuple(damaged), where)
@@ -224,6 +235,25 @@ class Store:
                 "restore one of them, or move the folder away to start anew"
             )
         return Found(None, self.tiers[0], (), {})
+
+    def forget(self, fits: Fits) -> None:
+        """Collective. Remove the checkpoints whose state does not fit, from all tiers, marker first.
+
+        Raises FailedWork when one cannot be removed.
+        """
+        error = None
+        try:
+            for tier in self.tiers:
+                if self.context.world.rank in tier.keepers:
+                    for name in committed(tier.place):
+                        state = _state_of(tier, name)
+                        if state is not None and not fits(state):
+                            remove_checkpoint(tier.place, name)
+        except OSError as failure:
+            error = f"rank {self.context.world.rank}: a checkpoint cannot be removed: {failure}"
+        for failed in gather_objects(error, self.context.world):
+            if failed is not None:
+                raise FailedWork(failed)
 
     def open(self, found: Found, held: Sequence[Held]) -> Checkpoint:
         """Collective. The checkpoint that was found, with all files in reach that hold a part of `held`."""
@@ -266,6 +296,12 @@ class Store:
                     raise FailedWork(f"checkpoints cannot be looked for in {tier.place}: {failed}")
             found += [(step_of(name), number, name) for name in {n for names, _ in listed for n in names}]
         return [(self.tiers[number], name) for _, number, name in sorted(found, reverse=True)]
+
+    def _fits(self, tier: Tier, name: str, fits: Fits) -> bool:
+        """Collective. Of a manifest that no keeper can read, `_checked` tells what is wrong."""
+        own = _state_of(tier, name) if self.context.world.rank in tier.keepers else None
+        states = [state for state in gather_objects(own, self.context.world) if state is not None]
+        return not states or fits(states[0])
 
     def _checked(self, tier: Tier, name: str) -> tuple[dict[str, list[int]], list[str]]:
         """Collective. Which node has which file whole (on near tiers), and what is wrong with it."""
@@ -317,6 +353,14 @@ class _Job:
     """The bytes of this rank's file, from the beginning at each call; None where it owns nothing."""
     facts: Facts
     started: float
+
+
+def _state_of(tier: Tier, name: str) -> RunState | None:
+    """What a checkpoint's manifest says; None where it cannot be read."""
+    try:
+        return read_manifest(tier.place, name).state
+    except (FailedWork, UserError):
+        return None
 
 
 def _live(held: Sequence[Held]) -> Chunks:

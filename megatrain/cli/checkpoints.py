@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,9 @@ def diff(arguments: argparse.Namespace) -> int:
     first, second = _one(arguments.first), _one(arguments.second)
     print(f"A {first}\nB {second}")
     for key in ("state", "model", "tokenizer", "precision", "layout", "loss", "validation_loss"):
-        ours, theirs = getattr(first.manifest, key), getattr(second.manifest, key)
+        ours, theirs = (getattr(one.manifest, key) for one in (first, second))
+        if key == "state":  # its window is for the guard, and would fill the screen
+            ours, theirs = replace(ours, window=()), replace(theirs, window=())
         if ours != theirs:
             print(f"{key}: {ours} in A, {theirs} in B")
     found = sorted(differences(first, second), key=lambda one: -one.largest)

@@ -44,12 +44,12 @@ def data_stats(arguments: argparse.Namespace) -> int:
 
 
 def check(arguments: argparse.Namespace) -> int:
-    from megatrain.cluster.launchers import local_world
+    from megatrain.cluster.supervisor import planned_world
     from megatrain.config import load_config, to_yaml
     from megatrain.train.preflight import prepare_run
 
     config = load_config(arguments.config, arguments.overrides)
-    world = arguments.ranks or local_world(config)
+    world = arguments.ranks or planned_world(config)
     prepared = prepare_run(config, world)
     derived = prepared.derived
     print(
@@ -69,14 +69,13 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def train(arguments: argparse.Namespace) -> int:
-    from megatrain.cluster.launchers import launch, local_world
+    from megatrain.cluster.supervisor import planned_world, supervise
     from megatrain.config import load_config
     from megatrain.train.preflight import prepare_run
 
     config = load_config(arguments.config, arguments.overrides)
-    world = local_world(config)
-    prepare_run(config, world)  # what is wrong is said here, before any rank starts
-    return launch(config, arguments.config.resolve(), arguments.overrides, world)
+    prepare_run(config, planned_world(config))  # what is wrong is said here, before any rank starts
+    return supervise(config, arguments.config.resolve(), arguments.overrides)
 
 
 def submit(arguments: argparse.Namespace) -> int:
@@ -136,11 +135,13 @@ def verify_resume(arguments: argparse.Namespace) -> int:
 
 
 def report(arguments: argparse.Namespace) -> int:
+    from megatrain.observe.ledger import read_ledger, table
     from megatrain.observe.report import draw_loss_curve
     from megatrain.state import RunFolder
 
     folder = RunFolder(arguments.folder)
     require(folder.metrics.exists(), f"{folder.root}: no metrics.jsonl there; name the folder of a run")
+    print(table(read_ledger(folder)))
     print(draw_loss_curve(folder, _baselines(folder)))
     return 0
 

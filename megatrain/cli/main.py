@@ -171,7 +171,13 @@ def _run_commands(verbs: Verbs) -> None:
         "(default: 1e-5 for fp32, 1e-2 for bf16)",
     )
     rehearsal.add_argument("--keep", action="store_true", help="leave the runs in the folder")
-    report = _command(verbs, "report", commands.report, "Draw a run's loss curve.", "report runs/quickstart")
+    report = _command(
+        verbs,
+        "report",
+        commands.report,
+        "Where a run's time went, and its loss curve as a picture.",
+        "report runs/quickstart",
+    )
     report.add_argument("folder", type=Path, metavar="RUN")
     _checkpoint_commands(verbs)
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from megatrain.checkpoint.place import LocalPlace
 from megatrain.checkpoint.read import committed, step_of
 from megatrain.cluster.comparison import TOLERANCE, Comparison, Trace, compare, read_trace
-from megatrain.cluster.launchers import launch, local_world
+from megatrain.cluster.launchers import local_world
 from megatrain.cluster.scratch import claimed, require_apart
+from megatrain.cluster.supervisor import launch
 from megatrain.config import Config, derive, parse_config, to_yaml
 from megatrain.errors import FailedWork, UserError, require
 from megatrain.faults import VARIABLE as FAULT_VARIABLE
@@ -245,16 +246,17 @@ def _train(plan: Plan, layout: Layout, run: RunFolder, *, save_every: int, fault
     path = run.root.with_suffix(".yaml")
     path.write_text(to_yaml(config), encoding="utf-8")
     with _output(run).open("wb") as output:
-        code = launch(
+        ended = launch(
             config,
             path.resolve(),
             [],
-            layout.world,
+            world=layout.world,
             variables={FAULT_VARIABLE: fault},
             output=output,
             meanwhile=_Progress(run, plan.steps),
         )
-    if code == PREEMPTED:  # nothing to go on with: a rehearsal begins anew
+    code = ended.code if ended.code is not None else 1
+    if ended.asked or code == PREEMPTED:  # nothing to go on with: a rehearsal begins anew
         raise KeyboardInterrupt
     return code
 
@@ -312,6 +314,7 @@ def _config_for(config: Config, layout: Layout, folder: Path, steps: int) -> Con
         # Nothing is written where the real run writes.
         "checkpoint.folder=null",
         "checkpoint.tiers=[]",
+        "cluster.hostfile=null",
     )
     return parse_config(to_yaml(config), changes, where=f"layout {layout}")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from megatrain.config.tree import Config
 from megatrain.errors import UserError, require
+from megatrain.faults import ACTIONS, NUMBERS, POINTS
 
 # Raw DeepSpeed keys that megatrain sets itself, with the key of our own that decides them.
 OWNED = {
@@ -87,6 +88,14 @@ def check_rules(config: Config) -> None:
     _check_training(config)
     _check_sources(config)
     _check_checkpoint(config)
+    _check_cluster(config)
+    _check_faults(config)
+    spikes = config.resilience.spikes
+    require(
+        spikes.warmup_updates <= spikes.window,
+        f"resilience.spikes.warmup_updates ({spikes.warmup_updates}) must not be above "
+        f"resilience.spikes.window ({spikes.window}): so many are never kept",
+    )
     _check_deepspeed(config.deepspeed)
 
 
@@ -184,6 +193,35 @@ def _check_checkpoint(config: Config) -> None:
         f"checkpoint.keep_best ({config.checkpoint.keep_best}) needs evaluate.every above 0: the validation "
         "loss of a checkpoint is that of its own step",
     )
+
+
+def _check_cluster(config: Config) -> None:
+    cluster, watchdog = config.cluster, config.resilience.watchdog
+    require(
+        cluster.hostfile is None or (cluster.launcher == "deepspeed" and cluster.processes is None),
+        f"cluster.hostfile ({cluster.hostfile}) is read by cluster.launcher=deepspeed and says how many "
+        "ranks each host gets: leave cluster.processes out",
+    )
+    require(
+        cluster.master_addr is None or cluster.hostfile is not None,
+        f"cluster.master_addr ({cluster.master_addr}) is read only with a cluster.hostfile",
+    )
+    require(
+        config.resilience.selfcheck.bad != "exclude" or cluster.hostfile is not None,
+        "resilience.selfcheck.bad (exclude) needs a cluster.hostfile: there is no other host to take",
+    )
+    require(
+        watchdog.step_floor_s <= watchdog.step_ceiling_s,
+        f"resilience.watchdog.step_floor_s ({watchdog.step_floor_s:g}) must not be above step_ceiling_s "
+        f"({watchdog.step_ceiling_s:g})",
+    )
+
+
+def _check_faults(config: Config) -> None:
+    for fault in config.faults:
+        require(fault.at in POINTS, f"faults: at ({fault.at}) is none of {', '.join(POINTS)}")
+        allowed = NUMBERS.get(fault.at, ACTIONS)
+        require(fault.do in allowed, f"faults: do ({fault.do}) at {fault.at} is none of {', '.join(allowed)}")
 
 
 def _check_deepspeed(raw: Mapping[str, Any], prefix: str = "") -> None:

@@ -235,6 +235,96 @@ class CheckpointConfig(Section):
     """Start a new run from the weights of this checkpoint folder or URL, with a fresh optimizer."""
 
 
+class WatchdogConfig(Section):
+    enabled: bool = True
+    """End a rank that has come to a standstill, with the stacks of its threads and the place of every rank.
+    """
+    step_factor: Annotated[Real, Field(ge=2)] = 10.0
+    """A step may take so many times the median of the last 50."""
+    step_floor_s: PositiveReal = 120.0
+    """But at least this."""
+    step_ceiling_s: PositiveReal = 1800.0
+    """And at most this."""
+    start_s: PositiveReal = 3600.0
+    """From the start of a rank to its first step's end: reading a checkpoint and compiling are in it."""
+    evaluate_s: PositiveReal = 3600.0
+    """One evaluation."""
+    save_s: PositiveReal = 3600.0
+    """Waiting for a save."""
+    heartbeat_s: PositiveReal = 5.0
+    """Each rank writes so often where it is."""
+
+
+class StragglersConfig(Section):
+    """Ranks whose own work takes longer than that of the others are named in events.jsonl."""
+
+    every: Count = 100
+    """Steps that are looked at together; 0: never."""
+    ratio: Annotated[Real, Field(gt=1)] = 1.5
+    """Slow is who takes so many times the median of all ranks ..."""
+    least_s: Annotated[Real, Field(ge=0)] = 0.02
+    """... and so much longer."""
+
+
+class SelfcheckConfig(Section):
+    """Before the first step of each start: does every rank compute, communicate and write as it should?"""
+
+    enabled: bool = False
+    ratio: Annotated[Real, Field(gt=1)] = 2.0
+    """Slow is who reaches less than the median of all ranks divided by this."""
+    bad: Literal["tell", "stop", "exclude"] = "tell"
+    """What a wrong or slow rank leads to: an event; the end of the start; with a hostfile, a start without
+    its host."""
+
+
+class AlertConfig(Section):
+    """Who is told when a run needs a person; the message is JSON: run, event, step, cause."""
+
+    command: tuple[str, ...] = ()
+    """A program and its arguments; it gets the message on its standard input."""
+    url_variable: str | None = None
+    """Name of the environment variable that holds the URL of a webhook, which gets the message by POST."""
+    events: tuple[Literal["restart", "give up", "fault", "rollback", "slow", "preempt", "end"], ...] = (
+        "restart",
+        "give up",
+        "fault",
+        "rollback",
+        "slow",
+    )
+    """Which events are told."""
+
+
+class RestartConfig(Section):
+    """What `megatrain train` does when the ranks end by a fault: it starts them again from the newest
+    checkpoint."""
+
+    most: Count = 100
+    """At most so many times; 0: never."""
+    without_progress: PositiveInt = 3
+    """Gives up with exit code 76 when so many starts in a row came no further than those before."""
+    wait_s: Annotated[Real, Field(ge=0)] = 5.0
+    """Before the first restart; doubled for each start without progress, up to 16 times."""
+
+
+class SpikesConfig(Section):
+    """A loss or gradient norm far above that of the last updates; judged before the weights change."""
+
+    action: Annotated[Literal["off", "skip", "rollback", "stop"], BeforeValidator(_switch)] = "off"
+    """`skip` leaves the step out, `rollback` also goes back to a checkpoint, `stop` ends the run."""
+    window: Annotated[Whole, Field(ge=8, le=1024)] = 64
+    """Updates that a step is compared with; kept in each checkpoint."""
+    warmup_updates: Annotated[Whole, Field(ge=4)] = 32
+    """Nothing is judged before so many updates."""
+    loss_threshold: PositiveReal = 8.0
+    """Robust standard deviations above the window's median."""
+    loss_floor: Annotated[Real, Field(ge=0)] = 0.1
+    """And this fraction of the median on top, for a curve that is nearly flat."""
+    norm_threshold: PositiveReal = 8.0
+    """Of the gradient norm before clipping."""
+    norm_floor: Annotated[Real, Field(ge=0)] = 2.0
+    """2: at least three times the median; gradient norms vary more than losses, and are clipped besides."""
+
+
 class ResilienceConfig(Section):
     signals: tuple[Literal["SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT"], ...] = ("SIGTERM", "SIGUSR1")
     """A rank that gets one of these asks for a save and a stop with exit code 75."""
@@ -243,10 +333,48 @@ class ResilienceConfig(Section):
     lease_s: PositiveReal = 60.0
     """An attempt that has not renewed its lease on the run's folder for so long can be followed by another.
     """
+    not_finite: Literal["skip", "rollback", "stop"] = "skip"
+    """When a loss or gradient is not finite: leave the step out, also go back to a checkpoint, or end."""
+    spikes: SpikesConfig = SpikesConfig()
     max_skipped_in_row: PositiveInt = 10
-    """So many steps in a row without a finite loss or gradient end the run."""
+    """With `skip`: so many steps left out in a row are too many."""
+    too_many_skipped: Literal["rollback", "stop"] = "rollback"
+    """Then go back to the newest checkpoint before them and leave their samples out, or end the run."""
+    max_rollbacks: PositiveInt = 3
+    """The run ends instead of going back to the same checkpoint more often than this."""
+    check_replicas_every: Count = 200
+    """Steps between checks that ranks hold equal weights where they must; 0: never."""
+    grace_s: PositiveReal = 120.0
+    """After a signal the ranks have so long to save, before they are ended. SLURM: below the seconds of
+    --signal."""
+    watchdog: WatchdogConfig = WatchdogConfig()
+    restarts: RestartConfig = RestartConfig()
+    stragglers: StragglersConfig = StragglersConfig()
+    selfcheck: SelfcheckConfig = SelfcheckConfig()
+    alert: AlertConfig = AlertConfig()
     collective_timeout_s: PositiveInt = 1800
     """A collective that takes longer ends the rank."""
+
+
+class FaultConfig(Section):
+    """A fault that is rehearsed: what happens to the run when it strikes?"""
+
+    at: str
+    """The place in the program: `forward` begins a step, `step` is after it, `saved` when a checkpoint is
+    whole."""
+    do: str = "kill"
+    """`full`: no room on the disk; `nan` and `spike` at loss and gradient, `flip` (a bit) at weights."""
+    rank: Count = 0
+    step: PositiveInt | None = None
+    """In this step; default: by `hit`."""
+    hit: PositiveInt = 1
+    """The so manyth time that the rank comes to the place."""
+    again: bool = False
+    """Also at each time after `hit`."""
+    attempt: PositiveInt | None = 1
+    """In this start of the run alone; null: in each."""
+    seconds: PositiveReal = 1.0
+    """Of `slow`."""
 
 
 class ObserveConfig(Section):
@@ -265,7 +393,12 @@ class ClusterConfig(Section):
     launcher: Literal["deepspeed", "torchrun"] = "deepspeed"
     """Starts the ranks of `megatrain train`."""
     processes: PositiveInt | None = None
-    """Ranks on this machine; default: its GPUs, or parallel.tensor where there is none."""
+    """Ranks on this machine; default: its GPUs, or parallel.tensor where there is none. Not with a hostfile.
+    """
+    hostfile: str | None = None
+    """`HOST slots=N` a line: run on these hosts, by the deepspeed launcher and pdsh over ssh."""
+    master_addr: str | None = None
+    """Of rank 0, with a hostfile; default: what its host says of itself."""
     master_port: Annotated[Whole, Field(ge=1024, le=65535)] | None = None
     """Default: a free one."""
 
@@ -296,5 +429,7 @@ class Config(Section):
     observe: ObserveConfig = ObserveConfig()
     cluster: ClusterConfig = ClusterConfig()
     export: ExportConfig = ExportConfig()
+    faults: tuple[FaultConfig, ...] = ()
+    """Faults to rehearse, e.g. `[{at: step, step: 20, rank: 1, do: kill}]`; none in a run that matters."""
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     """Raw DeepSpeed settings that megatrain does not own, e.g. bucket sizes."""

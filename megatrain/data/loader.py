@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from megatrain.data.order import SampleOrder
+from megatrain.data.skipped import Ranges, samples
 from megatrain.errors import require
 
 PADDING = -1
@@ -120,23 +121,24 @@ class Loader:
         self._rows = rows_of_rank(global_batch, micro_batch, dp_rank, dp_size)
         self._prefetch = prefetch
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader") if prefetch else None
-        self._ahead: dict[int, Future[RankBatch]] = {}
+        self._ahead: dict[tuple[int, Ranges], Future[RankBatch]] = {}
 
     @property
     def micro_batches(self) -> int:
         """Micro-batches a global batch: the steps of gradient accumulation, equal on all ranks."""
         return len(self._rows) // self._micro_batch
 
-    def batch(self, consumed_samples: int) -> RankBatch:
-        """This rank's rows of the global batch that begins at sample `consumed_samples`.
+    def batch(self, consumed_samples: int, skipped: Ranges = ()) -> RankBatch:
+        """This rank's rows of the global batch that follows when so many samples that are not skipped were
+        taken.
 
         A position that was not foreseen is computed on the spot. Raises what reading the shards raises.
         """
         began = time.monotonic()
         if self._thread is None:
-            made = self._make(consumed_samples)
+            made = self._make(consumed_samples, skipped)
         else:
-            made = self._from_thread(self._thread, consumed_samples)
+            made = self._from_thread(self._thread, consumed_samples, skipped)
         return RankBatch(made.micro_batches, made.sample_ids, made.valid_tokens, time.monotonic() - began)
 
     def close(self) -> None:
@@ -145,17 +147,19 @@ class Loader:
             self._thread.shutdown(wait=True, cancel_futures=True)
         self._ahead.clear()
 
-    def _from_thread(self, thread: ThreadPoolExecutor, consumed_samples: int) -> RankBatch:
-        wanted = [consumed_samples + step * self._global_batch for step in range(self._prefetch + 1)]
+    def _from_thread(self, thread: ThreadPoolExecutor, consumed_samples: int, skipped: Ranges) -> RankBatch:
+        steps = range(self._prefetch + 1)
+        wanted = [(consumed_samples + step * self._global_batch, skipped) for step in steps]
         for stale in self._ahead.keys() - set(wanted):
             self._ahead.pop(stale).cancel()
         for position in wanted:
             if position not in self._ahead:
-                self._ahead[position] = thread.submit(self._make, position)
-        return self._ahead.pop(consumed_samples).result()
+                self._ahead[position] = thread.submit(self._make, *position)
+        return self._ahead.pop(wanted[0]).result()
 
-    def _make(self, consumed_samples: int) -> RankBatch:
-        located = self._order.locate(consumed_samples, self._global_batch)
+    def _make(self, consumed_samples: int, skipped: Ranges) -> RankBatch:
+        ids = samples(consumed_samples, self._global_batch, skipped)
+        located = self._order.find(ids)
         rows, real = self._rows, self._rows != PADDING
         # Padding is all EOS: ids that every model knows.
         windows = np.full((len(rows), self._sequence_length + 1), self._dataset.eos_id, np.int64)
@@ -169,7 +173,7 @@ class Loader:
             self._cut(windows[at : at + self._micro_batch], real[at : at + self._micro_batch])
             for at in range(0, len(rows), self._micro_batch)
         )
-        sample_ids = np.where(real, consumed_samples + rows, PADDING)
+        sample_ids = np.where(real, ids[rows], PADDING)
         return RankBatch(micro, sample_ids, sum(batch.valid_tokens for batch in micro), 0.0)
 
     def _cut(self, windows: Ints, real: npt.NDArray[np.bool_]) -> Batch:

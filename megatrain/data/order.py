@@ -81,12 +81,16 @@ class SampleOrder:
         return xxhash.xxh3_128_hexdigest(json.dumps(decides).encode())
 
     def locate(self, start: int, count: int) -> Located:
-        """Samples start .. start + count - 1; the same whatever the start and count they are asked with."""
-        index = np.arange(start, start + count, dtype=np.int64)
-        blocks, slots = index // BLOCK, index % BLOCK
+        """Samples start .. start + count - 1."""
+        return self.find(np.arange(start, start + count, dtype=np.int64))
+
+    def find(self, samples: Ints) -> Located:
+        """Any samples [count]; the same whatever the others they are asked with."""
+        count = len(samples)
+        blocks, slots = samples // BLOCK, samples % BLOCK
         source, number = np.empty(count, np.int64), np.empty(count, np.int64)
         per_block = np.array(self.slots, np.int64)
-        for block in range(start // BLOCK, (start + count - 1) // BLOCK + 1 if count else 0):
+        for block in np.unique(blocks).tolist():
             here = blocks == block
             table = self._table(block)
             source[here] = owner = table.source[slots[here]]

@@ -69,10 +69,9 @@ class Attention(nn.Module):
     ) -> torch.Tensor:
         """`mask` is added to the scores; None is causal within the sequence."""
         batch, sequence, _ = x_BSD.shape
-        qkv = self.qkv(x_BSD).view(batch, sequence, -1, self.head_dim).transpose(1, 2)
-        kv_heads = qkv.shape[1] // (self.group + 2)  # of this rank, read from the weight's own width
-        qk, v = qkv.split(((self.group + 1) * kv_heads, kv_heads), dim=1)
-        q, k = torch.split(rotate(qk), [self.group * kv_heads, kv_heads], dim=1)
+        qkv = self.qkv(x_BSD).view(batch, sequence, -1, self.head_dim)
+        kv_heads = qkv.shape[2] // (self.group + 2)  # of this rank, read from the weight's own width
+        q, k, v = rotate(qkv, self.group * kv_heads, kv_heads)
         if cache is not None:
             k, v = cache.extend(k, v)
         causal = mask_B1ST is None and sequence > 1

@@ -1,13 +1,14 @@
 """Rotary position embedding (arXiv 2104.09864), half-split as in Hugging Face's Llama, with Llama 3's
 scaling.
 
-Legend: B batch, S sequence, N heads, H head dim.
+Legend: B batch, S sequence, N heads, H head dim; M heads of queries, keys and values together.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -21,10 +22,54 @@ class Rotation:
     cos_B1SH: torch.Tensor
     sin_B1SH: torch.Tensor
 
-    def __call__(self, x_BNSH: torch.Tensor) -> torch.Tensor:
-        """Turn pair (i, i + H/2) of each head by the position's angle."""
-        first, second = x_BNSH.chunk(2, dim=-1)
-        return x_BNSH * self.cos_B1SH + torch.cat((-second, first), dim=-1) * self.sin_B1SH
+    def __call__(
+        self, qkv_BSMH: torch.Tensor, queries: int, keys: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys and values, each (B, N, S, H); in the first two, pair (i, i + H/2) of each head is
+        turned by the position's angle."""
+        q, k, v = _SplitAndTurn.apply(qkv_BSMH, self.cos_B1SH, self.sin_B1SH, queries, keys)  # type: ignore[no-untyped-call]
+        return q, k, v
+
+
+class _SplitAndTurn(torch.autograd.Function):
+    """The gradients of all three are written into one buffer in the order of the input: nothing is filled
+    with zeros, added up or transposed."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, qkv_BSMH: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, queries: int, keys: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        ctx.save_for_backward(cos, sin)
+        x_BMSH = qkv_BSMH.transpose(1, 2)
+        out_BMSH = torch.empty_like(x_BMSH, memory_format=torch.contiguous_format)
+        turned = queries + keys
+        _turn(x_BMSH[:, :turned], cos, sin, out_BMSH[:, :turned])
+        # Attention is faster on values with their positions side by side, and the input can be freed.
+        out_BMSH[:, turned:] = x_BMSH[:, turned:]
+        q, k, v = torch.split(out_BMSH, [queries, keys, keys], dim=1)
+        return q, k, v
+
+    @staticmethod
+    def backward(
+        ctx: Any, q_grad: torch.Tensor, k_grad: torch.Tensor, v_grad: torch.Tensor
+    ) -> tuple[torch.Tensor, None, None, None, None]:
+        cos, sin = ctx.saved_tensors
+        batch, queries, sequence, head_dim = q_grad.shape
+        keys = k_grad.shape[1]
+        out_BSMH = q_grad.new_empty(batch, sequence, queries + 2 * keys, head_dim)
+        q_out, k_out, v_out = torch.split(out_BSMH.transpose(1, 2), [queries, keys, keys], dim=1)
+        for grad, out in ((q_grad, q_out), (k_grad, k_out)):
+            _turn(grad, cos, -sin, out)  # the gradient is turned back
+        v_out[:] = v_grad
+        return out_BSMH, None, None, None, None
+
+
+def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, out: torch.Tensor) -> None:
+    """out = x * cos + (-second half of x, first half of x) * sin."""
+    half = x.shape[-1] // 2
+    torch.mul(x, cos, out=out)
+    out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
+    out[..., half:].addcmul_(x[..., :half], sin[..., half:])
 
 
 def rotation(positions_BS: torch.Tensor, head_dim: int, config: RopeConfig, dtype: torch.dtype) -> Rotation:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from megatrain.config import Config
+from megatrain.observe.ledger import Ledger, read_ledger
 from megatrain.observe.metrics import Circumstances, Hardware, Record, event_record, step_record
 from megatrain.observe.sinks import JsonLines, Sink, Terminal
 from megatrain.observe.wandb_sink import WandbSink, wandb_mode
@@ -28,8 +29,19 @@ class RunLog:
     complains of becomes a `fault` event in the others.
     """
 
-    def __init__(self, sinks: Sequence[Sink] = (), *, hardware: Hardware, sequence_length: int) -> None:
+    def __init__(
+        self,
+        sinks: Sequence[Sink] = (),
+        *,
+        hardware: Hardware,
+        sequence_length: int,
+        ledger: Ledger | None = None,
+        alert: Callable[[Record], object] = lambda record: None,
+    ) -> None:
+        """`ledger`: of what the run wrote before; `alert` hears of every event."""
+        self._alert = alert
         self._sinks = tuple(sinks)
+        self._ledger = ledger or Ledger()
         self._hardware = hardware
         self._sequence_length = sequence_length
         self._failing: set[int] = set()
@@ -40,13 +52,18 @@ class RunLog:
             return
         around = Circumstances(self._sequence_length, ckpt_stall_s, memory_gib(), time.time())
         record = step_record(state, result, self._hardware, around)
+        self._ledger.step(record)
+        record["goodput"] = self._ledger.goodput
         self._tell(lambda sink: sink.write_step(record))
         self._pass_on_complaints(state.step)
 
     def event(self, event: Event, step: int, cause: str, **details: Any) -> None:
         if not self._sinks:
             return
-        self._write_event(event_record(event, step, cause, details, time.time()))
+        record = event_record(event, step, cause, details, time.time())
+        self._ledger.event(record)
+        self._write_event(record)
+        self._alert(record)
         self._pass_on_complaints(step)
 
     def evaluation(self, state: RunState, results: Mapping[str, Mapping[str, float]]) -> None:
@@ -85,7 +102,13 @@ class RunLog:
             self._write_event(event_record(Event.FAULT, step, complaint, {}, time.time()))
 
 
-def open_log(config: Config, folder: RunFolder, rank: int, hardware: Hardware) -> RunLog:
+def open_log(
+    config: Config,
+    folder: RunFolder,
+    rank: int,
+    hardware: Hardware,
+    alert: Callable[[Record], object] = lambda record: None,
+) -> RunLog:
     """The log of this rank: on rank 0 files, terminal and wandb as the config says, on others nothing."""
     sinks: list[Sink] = []
     if rank == 0:
@@ -96,7 +119,9 @@ def open_log(config: Config, folder: RunFolder, rank: int, hardware: Hardware) -
         mode = wandb_mode(config.observe.wandb, os.environ)
         if mode != "off":
             sinks.append(WandbSink(folder, config, mode))
-    return RunLog(sinks, hardware=hardware, sequence_length=config.data.sequence_length)
+    ledger = read_ledger(folder) if rank == 0 else None
+    length = config.data.sequence_length
+    return RunLog(sinks, hardware=hardware, sequence_length=length, ledger=ledger, alert=alert)
 
 
 def memory_gib() -> float:

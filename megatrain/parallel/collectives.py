@@ -3,12 +3,16 @@ else."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from megatrain.parallel.context import Axis
+from megatrain.errors import FailedWork, UserError
+from megatrain.parallel.context import Axis, ParallelContext
+
+T = TypeVar("T")
 
 
 def all_reduce(x: torch.Tensor, axis: Axis, op: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> torch.Tensor:
@@ -16,6 +20,11 @@ def all_reduce(x: torch.Tensor, axis: Axis, op: dist.ReduceOp.RedOpType = dist.R
     if axis.size > 1:
         dist.all_reduce(x, op=op, group=axis.group)
     return x
+
+
+def finish(work: dist.Work) -> None:
+    """Wait for a collective that was begun before; the watchdog knows by this function that a rank waits."""
+    work.wait()
 
 
 def gather_objects(value: Any, axis: Axis) -> list[Any]:
@@ -34,6 +43,20 @@ def broadcast_object(value: Any, axis: Axis) -> Any:
     box = [value]
     dist.broadcast_object_list(box, group=axis.group, group_src=0)
     return box[0]
+
+
+def alike(work: Callable[[], T], context: ParallelContext) -> T:
+    """Collective. Run `work` on each rank; if it fails on one, all raise that rank's UserError or
+    FailedWork."""
+    result, failure = None, None
+    try:
+        result = work()
+    except (UserError, FailedWork) as error:
+        failure = (type(error).__name__, str(error))
+    for found in gather_objects(failure, context.world):
+        if found is not None:
+            raise (UserError if found[0] == "UserError" else FailedWork)(found[1])
+    return result  # type: ignore[return-value]
 
 
 def barrier(axis: Axis) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from megatrain.parallel.collectives import all_reduce
 from megatrain.parallel.context import Axis
 
-CHUNK_ELEMENTS = 1 << 20  # fp32 copies exist of one chunk of rows at a time, so that they stay in the cache
+CHUNK_ELEMENTS = 1 << 18  # fp32 copies exist of one chunk of rows at a time, so that they stay in the cache
 
 
 class _CrossEntropySum(torch.autograd.Function):
@@ -34,12 +34,15 @@ class _CrossEntropySum(torch.autograd.Function):
         # This rank's part alone: the largest logit, and sum(exp(logit - largest)).
         top_T, sum_T = torch.empty(2, rows, dtype=torch.float32, device=logits_TV.device)
         target_T = logits_TV.gather(1, own_T[:, None])[:, 0].float() * inside_T
+        in_place = ctx.needs_input_grad[0] and logits_TV.dtype == torch.float32
         for chunk in _chunks(logits_TV):
-            top_T[chunk] = logits_TV[chunk].amax(dim=1)
-            exponentials = (logits_TV[chunk].float() - top_T[chunk, None]).exp_()
+            part = logits_TV[chunk]
+            top_T[chunk] = part.amax(dim=1)
+            shifted = torch.sub(part, top_T[chunk, None], out=part if in_place else None)  # at least fp32
+            exponentials = shifted.exp_()
             sum_T[chunk] = exponentials.sum(dim=1)
-            if ctx.needs_input_grad[0]:
-                logits_TV[chunk] = exponentials
+            if ctx.needs_input_grad[0] and not in_place:
+                part.copy_(exponentials)
 
         highest_T = all_reduce(top_T.clone(), axis, dist.ReduceOp.MAX)
         shift_T = (top_T - highest_T).exp()
@@ -71,7 +74,8 @@ class _CrossEntropySum(torch.autograd.Function):
 
 def _chunks(logits_TV: torch.Tensor) -> list[slice]:
     rows, width = logits_TV.shape
-    step = max(1, CHUNK_ELEMENTS // width)
+    # The compiler fuses the passes over all rows; each chunk would be code of its own, and a copy of them.
+    step = rows if torch.compiler.is_compiling() else max(1, CHUNK_ELEMENTS // width)
     return [slice(first, min(first + step, rows)) for first in range(0, rows, step)]
 
 

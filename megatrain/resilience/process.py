@@ -34,17 +34,12 @@ def this_process() -> Process:
     return Process(os.getpid(), _started(os.getpid()), world)
 
 
-def alive(pid: int) -> bool:
-    """Whether a process of this machine runs; one that has ended but was not reaped (a zombie) does not."""
-    if Path("/proc/self/stat").exists():
-        return _started(pid) != ""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def age_s() -> float:
+    """Seconds since this process was started; 0 where /proc is not there."""
+    with suppress(OSError, ValueError):
+        uptime_s = float(Path("/proc/uptime").read_text().split()[0])
+        return uptime_s - int(_started(os.getpid())) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def _started(pid: int) -> str:

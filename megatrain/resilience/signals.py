@@ -3,16 +3,14 @@ ranks agree."""
 
 from __future__ import annotations
 
-import os
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
 
-from megatrain.resilience.process import alive
+from megatrain.resilience.control import Control
 from megatrain.state import RunFolder
-
-SUPERVISOR_VARIABLE = "MEGATRAIN_SUPERVISOR"
 
 
 @dataclass(frozen=True)
@@ -31,14 +29,20 @@ class Wishes:
     """Catches the configured signals; rank 0 also looks for the run's STOP and SAVE files."""
 
     def __init__(
-        self, names: Sequence[str], folder: RunFolder, rank: int, *, save_signal: str | None = None
+        self,
+        names: Sequence[str],
+        folder: RunFolder,
+        rank: int,
+        *,
+        save_signal: str | None = None,
+        control: Control | None = None,
     ) -> None:
         """`names` of signals that ask for a save and an end, and of one that asks for a save alone."""
+        self._control = control
+        self._asked_at: float | None = None
         self._folder, self._rank = folder, rank
         self._signalled = False
         self._save_asked = False
-        supervisor = os.environ.get(SUPERVISOR_VARIABLE, "")
-        self._supervisor = int(supervisor) if supervisor.isdigit() else None
         for name in names:
             signal.signal(signal.Signals[name], self._catch)
         if save_signal is not None:
@@ -46,13 +50,21 @@ class Wishes:
 
     def now(self, *, stop: bool = False, save: bool = False) -> Wish:
         """What is wished at this moment, on this rank; `stop` and `save` are wishes of the run itself."""
-        orphaned = self._supervisor is not None and not alive(self._supervisor)
         first = self._rank == 0
+        control = self._control if first else None  # one rank looks, the step's collective tells the others
+        if control is not None and (control.asked("preempt") or control.supervisor_gone()):
+            self._signalled = True
+        if self._signalled and self._asked_at is None:
+            self._asked_at = time.monotonic()
         return Wish(
-            preempt=self._signalled or orphaned,
+            preempt=self._signalled,
             stop=stop or (first and self._folder.stop_file.exists()),
             save=save or self._save_asked or (first and self._folder.save_file.exists()),
         )
+
+    def waiting_s(self) -> float:
+        """How long ago this rank saw that it was asked to save and end."""
+        return 0.0 if self._asked_at is None else time.monotonic() - self._asked_at
 
     def granted(self, *, save: bool, stop: bool) -> None:
         """A fulfilled wish for a save is over; rank 0 takes the files away."""

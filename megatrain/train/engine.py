@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,9 @@ from megatrain.train.optimizer import GuardedAdamW, build_optimizer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MAX_BUCKET = 500_000_000  # elements; DeepSpeed's own default
+# For a single data-parallel rank, which has nobody to reduce with. DeepSpeed would copy each gradient into a
+# bucket and out again; reduced one by one (every one overfills this bucket) they stay where they are.
+LEFT_IN_PLACE = {"contiguous_gradients": False, "reduce_bucket_size": 1}
 # With bf16 parameters and fp32 accumulation, stage 1 is another class (DeepSpeed 0.19).
 CLASSES = {
     (1, "fp32"): "DeepSpeedZeroOptimizer",
@@ -59,7 +63,14 @@ class Engine:
         self.deepspeed.backward(total * (copies / valid_tokens))
 
     def micro_step(self) -> None:
-        """To be called after each backward; with the last micro-batch it reduces, clips and updates."""
+        """To be called after each backward but that of the last micro-batch, which `update` follows."""
+        self.deepspeed.step()
+
+    def update(self, accepts: Callable[[float], bool]) -> None:
+        """Reduce, take the norm, clip; change the weights if `accepts(norm)` says so, alike on all ranks."""
+        zero = self.deepspeed.optimizer
+        # DeepSpeed sets the norm, the same number on all ranks, before it calls the client optimizer.
+        self.optimizer.accepts = lambda: accepts(float(zero._global_grad_norm))
         self.deepspeed.step()
 
     @property
@@ -77,6 +88,17 @@ class Engine:
         return fragments.held_boxes(
             self.model, self.deepspeed.optimizer, self.layout, self.context.tensor.rank
         )
+
+    def copies(self) -> list[tuple[str, torch.Tensor]]:
+        """The weights that every rank of the data axis holds whole, by stored name; none with ZeRO 3."""
+        parted = self.deepspeed.zero_optimization_stage() == 3
+        return [] if parted else [(name, p.detach()) for name, p in self.model.named_parameters()]
+
+    def shared(self) -> list[tuple[str, torch.Tensor]]:
+        """This rank's part of the fp32 weights that every rank of the tensor axis holds, by logical name."""
+        pieces = [piece for name in self.layout for piece in self.layout[name] if piece.replicated]
+        names = {f"{fragments.WEIGHTS}/{piece.name}" for piece in pieces}
+        return [(held.tensor, held.data) for held in self.held() if held.tensor in names]
 
     def after_load(self, adam_step: int) -> None:
         """Collective. Follows when `held` boxes were overwritten."""
@@ -121,6 +143,7 @@ def deepspeed_config(config: Config, derived: Derived) -> dict[str, Any]:
     # DeepSpeed takes a buffer of this size for itself in each backward pass, however small the model.
     own = -(-count_parameters(config.model).total // config.parallel.tensor)
     bucket = min(MAX_BUCKET, own + config.model.dim * config.model.layers * 4)
+    alone = config.parallel.zero == 1 and derived.data_parallel == 1
     return {
         **raw,
         "train_batch_size": derived.padded_batch,
@@ -132,6 +155,7 @@ def deepspeed_config(config: Config, derived: Derived) -> dict[str, Any]:
         "zero_optimization": {
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
+            **(LEFT_IN_PLACE if alone else {}),
             **raw.get("zero_optimization", {}),
             "stage": config.parallel.zero,
         },

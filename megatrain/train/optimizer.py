@@ -1,8 +1,8 @@
-"""AdamW whose step can be vetoed, and which parameters decay."""
+"""AdamW whose step can be refused, and which parameters decay."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -12,18 +12,18 @@ from megatrain.config import OptimizerConfig
 
 
 class GuardedAdamW(torch.optim.AdamW):
-    """torch's fused AdamW; with `veto` set, `step` leaves weights, moments and step count as they are.
+    """torch's fused AdamW; unless `accepts` says yes, `step` leaves weights, moments and step count as they
+    are.
 
-    DeepSpeed calls it after it has reduced and clipped the gradients, alike on all ranks, so that a step
-    which all ranks
-    agreed to skip is skipped whatever the ZeRO stage.
+    DeepSpeed calls it when it knows the gradient norm, alike on all ranks, perhaps once for each group of
+    parameters; so a step that all ranks refuse is skipped whatever the ZeRO stage.
     """
 
-    veto = False
+    accepts: Callable[[], bool] | None = None
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         assert closure is None
-        if not self.veto:
+        if self.accepts is None or self.accepts():
             super().step()
 
 

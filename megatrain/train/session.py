@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import megatrain
 from megatrain import faults
@@ -26,9 +26,9 @@ from megatrain.checkpoint.store import (
     require_same_precision,
 )
 from megatrain.checkpoint.tier import MAIN, Tier, near
-from megatrain.config import Config, to_yaml
+from megatrain.config import Config, FaultConfig, to_yaml
 from megatrain.data.loader import Loader
-from megatrain.durable import replacing
+from megatrain.durable import replacing, write_durably
 from megatrain.errors import FailedWork, UserError
 from megatrain.evaluate.loss import evaluate_loss
 from megatrain.model.flops import train_flops_per_token
@@ -37,18 +37,26 @@ from megatrain.observe.metrics import Hardware
 from megatrain.observe.peak import device_peak
 from megatrain.observe.ranklog import open_rank_log
 from megatrain.observe.samples import SampleLog, open_sample_log
-from megatrain.parallel.collectives import broadcast_object, gather_objects
+from megatrain.parallel.collectives import alike, broadcast_object, gather_objects
 from megatrain.parallel.context import ParallelContext
+from megatrain.resilience.alerts import alert, message
+from megatrain.resilience.control import Control
 from megatrain.resilience.lease import Lease, take_lease
+from megatrain.resilience.process import age_s
+from megatrain.resilience.replicas import differing
+from megatrain.resilience.selfcheck import check_all
 from megatrain.resilience.signals import Wish, Wishes
+from megatrain.resilience.stragglers import Stragglers
+from megatrain.resilience.timeline import belongs, leaving_out
+from megatrain.resilience.watchdog import Phase, Watchdog
 from megatrain.state import Event, RunFolder, RunState, StepResult, Stop
 from megatrain.train.engine import DTYPES, Engine, build_engine
 from megatrain.train.preflight import Prepared, prepare_run, require_same_data, writable
+from megatrain.train.rollback import known_records, take_up
 
 LAST_TRIES = 3
 LAST_WAIT_S = 10.0
 ABANDON_S = 60.0
-T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
@@ -68,6 +76,11 @@ class Session:
     log: RunLog
     samples: SampleLog
     wishes: Wishes
+    stragglers: Stragglers
+    hosts: tuple[str, ...]
+    """Of each rank."""
+    watch: Callable[[Phase, int], None]
+    """Tells the watchdog what this rank is about to do."""
 
     def wish(self, state: RunState) -> Wish:
         """What this rank was asked for until now, in the step that follows `state`; rank 0 looks at the
@@ -109,6 +122,9 @@ class Session:
         """
         self.tell_saved(wait=True)
         error = None
+        if result.stop is Stop.PREEMPTED and not broadcast_object(self._in_time(), self.context.world):
+            self.log.event(Event.FAULT, state.step, "not saved: the time left after the signal is too short")
+            return
         for turn in range(LAST_TRIES):
             if turn:
                 time.sleep(min(self.config.checkpoint.retry_s, LAST_WAIT_S))
@@ -121,10 +137,15 @@ class Session:
         if result.stop is not Stop.PREEMPTED:
             raise FailedWork(f"the end of the run, step {state.step}, was not saved: {error}")
 
+    def _in_time(self) -> bool:
+        """On rank 0: a save like the last one ends before the supervisor, or SLURM, ends the ranks."""
+        left_s = self.config.resilience.grace_s - self.wishes.waiting_s()
+        return self.pace.last_s < left_s
+
     def _tell(self, saved: Saved) -> None:
         where = "" if saved.tier == MAIN else saved.tier
         if saved.tier == MAIN:
-            self.pace.ended(well=saved.error is None)
+            self.pace.ended(well=saved.error is None, seconds=saved.seconds)
         if saved.error is None:
             self.log.event(Event.COMMIT, saved.step, where, bytes=saved.bytes, seconds=saved.seconds)
             return
@@ -133,6 +154,14 @@ class Session:
         reason = self.lease.lost() if self.lease is not None else None
         if reason is not None:
             raise FailedWork(reason)
+
+    def tell_slow(self, state: RunState, result: StepResult) -> None:
+        """Name ranks that are slow step after step, and their hosts."""
+        for one in self.stragglers.add(result.own_s):
+            cause = (
+                f"rank {one.rank} on {self.hosts[one.rank]} takes {one.ratio:.1f} times as long as the others"
+            )
+            self.log.event(Event.SLOW, state.step, cause, rank=one.rank, own_s=one.own_s, ratio=one.ratio)
 
     def evaluate(self, state: RunState) -> float:
         """Collective. Loss on the validation split, told to the log; gives that over all sources."""
@@ -152,9 +181,22 @@ class Session:
         self.log.evaluation(state, {source: vars(result) for source, result in results.items()})
         return results["all"].loss
 
+    def check_replicas(self, state: RunState) -> None:
+        """Collective. Raises FailedWork, and says which rank it is, when one holds other weights than it
+        must."""
+        copies = self.engine.copies()
+        if faults.wanted("weights", rank=self.context.world.rank) == "flip":
+            copies[0][1].view(-1)[0].neg_()
+        reason = differing(copies, self.engine.shared(), self.context)
+        if reason is not None:
+            self.log.event(Event.FAULT, state.step, reason)
+            raise FailedWork(f"step {state.step}: {reason}; weights are not saved, start again elsewhere")
+
 
 @contextmanager
-def open_session(config: Config, context: ParallelContext) -> Iterator[tuple[Session, RunState]]:
+def open_session(
+    config: Config, context: ParallelContext, watch: Watchdog | None = None, control: Control | None = None
+) -> Iterator[tuple[Session, RunState]]:
     """Collective. The run, and where it begins: at its newest whole checkpoint, or anew.
 
     Raises UserError and FailedWork alike on all ranks.
@@ -164,12 +206,24 @@ def open_session(config: Config, context: ParallelContext) -> Iterator[tuple[Ses
     folder = prepared.folder
     with _lease(folder, config, context) as (lease, attempt, run_id):
         open_rank_log(folder, world.rank)
+        faults.arm([_wish(fault) for fault in config.faults])
+        faults.begin(attempt)
+        if watch is not None:
+            watch.opened(attempt)
         if config.data.verify == "hash":
             alike(lambda: prepared.train.verify_share(world.rank, world.size), context)
         hardware = _hardware(config, context)
-        log = open_log(config, folder, world.rank, hardware)
+        log = open_log(
+            config,
+            folder,
+            world.rank,
+            hardware,
+            lambda record: alert(config.resilience.alert, message(config.run.name, record)),
+        )
         if world.rank == 0:
             _write_config(folder, config, prepared)
+        if config.resilience.selfcheck.enabled:
+            _check_hardware(config, context, folder, log)
         engine = build_engine(config, prepared.derived, context)
         settings = config.checkpoint
         store = Store(
@@ -195,15 +249,34 @@ def open_session(config: Config, context: ParallelContext) -> Iterator[tuple[Ses
         )
         samples = open_sample_log(config, folder, context)
         signals = config.resilience
-        wishes = Wishes(signals.signals, folder, world.rank, save_signal=signals.save_signal)
+        wishes = Wishes(signals.signals, folder, world.rank, save_signal=signals.save_signal, control=control)
+        phase = watch.phase if watch is not None else _unwatched
         pace = Pace(settings.every_minutes and 60 * settings.every_minutes, settings.retry_s)
-        session = Session(config, context, prepared, engine, loader, store, pace, lease, log, samples, wishes)
+        slow = signals.stragglers
+        stragglers = Stragglers(slow.every if world.rank == 0 else 0, slow.ratio, slow.least_s)
+        hosts = tuple(gather_objects(socket.gethostname(), world))
+        session = Session(
+            config,
+            context,
+            prepared,
+            engine,
+            loader,
+            store,
+            pace,
+            lease,
+            log,
+            samples,
+            wishes,
+            stragglers,
+            hosts,
+            phase,
+        )
         try:
             yield session, state
+            phase("end", 0)
         except (FailedWork, UserError):
-            session.tell_saved(
-                wait=True, wait_s=ABANDON_S
-            )  # all ranks end alike: what is being saved can become whole
+            # All ranks end alike: what is being saved can still become whole.
+            session.tell_saved(wait=True, wait_s=ABANDON_S)
             raise
         finally:
             loader.close()
@@ -211,18 +284,16 @@ def open_session(config: Config, context: ParallelContext) -> Iterator[tuple[Ses
             log.close()
 
 
-def alike(work: Callable[[], T], context: ParallelContext) -> T:
-    """Collective. Run `work` on each rank; if it fails on one, all raise that rank's UserError or
-    FailedWork."""
-    result, failure = None, None
-    try:
-        result = work()
-    except (UserError, FailedWork) as error:
-        failure = (type(error).__name__, str(error))
-    for found in gather_objects(failure, context.world):
-        if found is not None:
-            raise (UserError if found[0] == "UserError" else FailedWork)(found[1])
-    return result  # type: ignore[return-value]
+def _wish(fault: FaultConfig) -> dict[str, object]:
+    """In the words of `megatrain.faults`."""
+    moment = {"hit": f"{fault.hit}{'+' * fault.again}"} if fault.step is None else {"step": str(fault.step)}
+    attempt = {} if fault.attempt is None else {"attempt": fault.attempt}
+    told = {"point": fault.at, "do": fault.do, "rank": fault.rank, "seconds": fault.seconds}
+    return {**told, **moment, **attempt}
+
+
+def _unwatched(phase: Phase, step: int) -> None:
+    """For a loop that was called without a watchdog."""
 
 
 def _begin(
@@ -230,8 +301,11 @@ def _begin(
 ) -> RunState:
     """Collective. Read the checkpoint that the run goes on from, or start fresh."""
     context = engine.context
+    records = known_records(prepared.folder, context)
     state = RunState(seed=config.run.seed, data_fingerprint=prepared.fingerprint, attempt=attempt)
-    found = store.find()
+    found = store.find(lambda stored: belongs(stored, records))
+    if records:  # a rollback that was cut off may have left some behind
+        store.forget(lambda stored: belongs(stored, records))
     for damaged in found.damaged:
         log.event(Event.FAULT, state.step, f"checkpoint passed over: {damaged}")
     if found.name is not None:
@@ -240,10 +314,16 @@ def _begin(
         alike(lambda: require_same_model(checkpoint, prepared.identity), context)
         alike(lambda: _require_precision(checkpoint, prepared, config), context)
         alike(lambda: require_same_data(stored.data_fingerprint, prepared.fingerprint, config), context)
-        alike(lambda: load(checkpoint, engine.held()), context)
-        engine.after_load(stored.optimizer_step)
+        take_up(checkpoint, engine)
         state = replace(stored, attempt=attempt, data_fingerprint=prepared.fingerprint)
-        log.event(Event.RESUME, state.step, str(checkpoint), attempt=attempt, layout=prepared.identity.layout)
+        log.event(
+            Event.RESUME,
+            state.step,
+            str(checkpoint),
+            attempt=attempt,
+            layout=prepared.identity.layout,
+            startup_s=age_s(),
+        )
     elif config.checkpoint.load_weights_from is not None:
         source = config.checkpoint.load_weights_from
         checkpoint = alike(lambda: Checkpoint(source), context)
@@ -251,15 +331,43 @@ def _begin(
         weights = [held for held in engine.held() if held.tensor.startswith("weights/")]
         alike(lambda: load(checkpoint, weights), context)
         engine.after_load(0)
-        log.event(Event.START, 0, f"weights of {source}", attempt=attempt, layout=prepared.identity.layout)
+        log.event(
+            Event.START,
+            0,
+            f"weights of {source}",
+            attempt=attempt,
+            layout=prepared.identity.layout,
+            startup_s=age_s(),
+        )
     else:
-        log.event(Event.START, 0, "", attempt=attempt, layout=prepared.identity.layout)
-    return state
+        log.event(Event.START, 0, "", attempt=attempt, layout=prepared.identity.layout, startup_s=age_s())
+    return leaving_out(state, records)
 
 
 def _require_precision(checkpoint: Checkpoint, prepared: Prepared, config: Config) -> None:
     allowed = config.checkpoint.allow_precision_change
     require_same_precision(checkpoint, prepared.identity, allow_change=allowed)
+
+
+def _check_hardware(config: Config, context: ParallelContext, folder: RunFolder, log: RunLog) -> None:
+    """Collective. Tell of ranks that are wrong or slow; raises when the config does not want to train with
+    them."""
+    settings = config.resilience.selfcheck
+    found, bad = check_all(context, folder.root, settings.ratio)
+    for checked in found:
+        logger.info("%s", checked)
+    for one in bad:
+        log.event(Event.FAULT, 0, f"rank {one.rank} on {one.host}: {one.why}")
+    if not bad or settings.bad == "tell":
+        return
+    names = ", ".join(dict.fromkeys(f"{one.host} ({one.why})" for one in bad))
+    if settings.bad == "stop":
+        raise FailedWork(f"hosts are wrong or slow: {names}; leave them out (resilience.selfcheck.bad)")
+    if context.world.rank == 0:
+        known = folder.bad_hosts.read_text().split() if folder.bad_hosts.exists() else []
+        hosts = dict.fromkeys([*known, *(one.host for one in bad)])
+        write_durably(folder.bad_hosts, "".join(f"{host}\n" for host in hosts).encode())
+    raise RuntimeError(f"hosts are wrong or slow, the next start leaves them out: {names}")
 
 
 def _hardware(config: Config, context: ParallelContext) -> Hardware:

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from megatrain import faults
 from megatrain.data.loader import RankBatch
+from megatrain.errors import FailedWork
+from megatrain.parallel.collectives import finish
 from megatrain.parallel.context import Axis, ParallelContext
 from megatrain.resilience.signals import Wish
-from megatrain.state import StepResult, Stop
+from megatrain.resilience.spikes import Judge
+from megatrain.state import StepResult, Stop, Verdict
 from megatrain.train.engine import Engine
+
+# What a rehearsed fault does to a loss or gradient.
+FACTORS = {"nan": math.nan, "spike": 1e4}
 
 
 @dataclass(frozen=True)
@@ -24,7 +33,7 @@ class Agreed:
     finite: bool
     wish: Wish
     data_wait_s: float
-    slowest_step_s: float
+    own_s: tuple[float, ...]
     saving: bool
 
 
@@ -35,28 +44,46 @@ def train_step(
     wish: Wish,
     *,
     samples: int,
-    last_step_s: float,
+    judge: Judge,
+    updates: int = 0,
     saving: bool = False,
+    clock: OwnWork | None = None,
 ) -> StepResult:
-    """Collective. One optimizer step on one global batch of `samples` samples; `saving`: this rank still
-    writes a checkpoint.
+    """Collective. One optimizer step on one global batch of `samples` samples.
 
-    A batch whose loss or gradient is not finite leaves the weights as they were, on all ranks alike.
+    A batch whose loss and gradient norm `judge` does not find fine leaves the weights as they were, on all
+    ranks alike. updates: made before by this rank; saving: it still writes a checkpoint; clock: is kept
+    from step to step. Raises FailedWork when the ranks have made different numbers of updates.
     """
     started = time.perf_counter()
     engine.set_learning_rate(learning_rate)
+    clock = clock or OwnWork(engine.context.device)
+    clock.begin(batch.wait_s)
+    faults.point("forward", rank=engine.context.world.rank)
     count = ValidTokens(batch.valid_tokens, engine.context)
     loss_sum = torch.zeros((), dtype=torch.float64, device=engine.context.device)
+    bad_loss, bad_gradient = (_rehearsed(point, engine.context) for point in ("loss", "gradient"))
     for index, micro_batch in enumerate(batch.micro_batches):
-        loss = engine.forward(micro_batch)
-        loss_sum += loss.total.detach()
-        engine.backward(loss.total, max(1, count.total()))
+        total = bad_loss(engine.forward(micro_batch).total)
+        if index == 0:
+            clock.end()
+        loss_sum += total.detach()
+        engine.backward(bad_gradient(total), max(1, count.total()))
         if index < len(batch.micro_batches) - 1:
             engine.micro_step()
     valid = count.total()
-    agreed = agree(float(loss_sum), valid, wish, batch.wait_s, last_step_s, engine.context, saving=saving)
-    engine.optimizer.veto = not agreed.finite
-    engine.micro_step()
+    agreed = agree(
+        float(loss_sum),
+        valid,
+        wish,
+        batch.wait_s,
+        clock.last_s,
+        engine.context,
+        updates=updates,
+        saving=saving,
+    )
+    judged_loss = agreed.loss if agreed.finite else math.nan
+    engine.update(lambda norm: judge(judged_loss, norm) is Verdict.FINE)
     grad_norm = engine.grad_norm
     return StepResult(
         loss=agreed.loss,
@@ -64,13 +91,49 @@ def train_step(
         learning_rate=learning_rate,
         samples=samples,
         valid_tokens=valid,
-        skipped=not (agreed.finite and math.isfinite(grad_norm)),
+        verdict=judge(judged_loss, grad_norm),
         step_s=time.perf_counter() - started,
         data_wait_s=agreed.data_wait_s,
         stop=Stop.PREEMPTED if agreed.wish.preempt else Stop.ASKED if agreed.wish.stop else None,
         save=agreed.wish.save,
         saving=agreed.saving,
+        own_s=agreed.own_s,
     )
+
+
+class OwnWork:
+    """Times what a rank does in a step until it first waits for another: the wait for its batch and the first
+    forward pass. A GPU tells when it is done with that, so the figure is taken when the next step begins."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._gpu = device.type == "cuda"
+        self._marks: tuple[Any, Any] | None = None
+        self._wait_s, self._begun, self._own_s = 0.0, 0.0, 0.0
+        self.last_s = 0.0
+        """Of the step before."""
+
+    def begin(self, wait_s: float) -> None:
+        if self._marks is not None:
+            self.last_s = self._wait_s + self._marks[0].elapsed_time(self._marks[1]) / 1e3
+        else:
+            self.last_s = self._own_s
+        self._wait_s, self._begun = wait_s, time.perf_counter()
+        if self._gpu:
+            event: Any = torch.cuda.Event
+            self._marks = (event(enable_timing=True), event(enable_timing=True))
+            self._marks[0].record()
+
+    def end(self) -> None:
+        if self._marks is not None:
+            self._marks[1].record()
+        else:
+            self._own_s = self._wait_s + time.perf_counter() - self._begun
+
+
+def _rehearsed(point: str, context: ParallelContext) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What happens to this step's losses: nothing, unless somebody asked for a fault."""
+    factor = FACTORS.get(faults.wanted(point, rank=context.world.rank) or "")
+    return (lambda loss: loss) if factor is None else (lambda loss: loss * factor)
 
 
 class ValidTokens:
@@ -84,7 +147,7 @@ class ValidTokens:
 
     def total(self) -> int:
         if self._work is not None:
-            self._work.wait()
+            finish(self._work)
             self._work = None
         return int(self._count)
 
@@ -94,15 +157,23 @@ def agree(
     valid: int,
     wish: Wish,
     wait_s: float,
-    step_s: float,
+    own_s: float,
     context: ParallelContext,
     *,
+    updates: int = 0,
     saving: bool = False,
 ) -> Agreed:
     """Collective. The step's one collective: every rank comes to the same numbers in the same order of
-    summation."""
-    own = [loss_sum, float(wish.preempt), float(wish.stop), float(wish.save), wait_s, step_s, float(saving)]
-    rows = _gather_rows(own, context.world, context.device)
+    summation. Raises FailedWork, on all ranks, when they have not made the same number of updates."""
+    own = [loss_sum, float(wish.preempt), float(wish.stop), float(wish.save), wait_s, own_s, float(saving)]
+    rows = _gather_rows([*own, float(updates)], context.world, context.device)
+    made = [int(count) for count in rows[:, 7].tolist()]
+    if len(set(made)) > 1:
+        # The judge saw gradient norms that differ in their last bit: a sum in another order on some rank.
+        raise FailedWork(
+            f"ranks {[r for r, n in enumerate(made) if n < max(made)][:8]} left out an update that others "
+            "made: start again from a checkpoint"
+        )
     # tensor-parallel neighbours have the same loss: one of them counts
     losses = rows[:: context.tensor.size, 0]
     loss = math.fsum(losses.tolist()) / max(1, valid)
@@ -112,7 +183,7 @@ def agree(
         finite=math.isfinite(loss) and bool(rows[:, 0].isfinite().all()),
         wish=Wish(preempt=bool(asked[0]), stop=bool(asked[1]), save=bool(asked[2])),
         data_wait_s=float(rows[:, 4].max()),
-        slowest_step_s=float(rows[:, 5].max()),
+        own_s=tuple(rows[:, 5].tolist()),
         saving=bool(rows[:, 6].max()),
     )
 

@@ -38,6 +38,7 @@ from megatrain.model.flops import count_parameters
 from megatrain.parallel.context import Axis, ParallelContext
 from megatrain.parallel.plan import layout_of
 from megatrain.resilience.signals import Wish
+from megatrain.resilience.spikes import Judge
 from megatrain.train.engine import DTYPES, Engine, build_engine
 from megatrain.train.ranks import leave, start_rank
 from megatrain.train.step import train_step
@@ -185,7 +186,7 @@ def _our_step(engine: Engine, batch: RankBatch) -> Callable[[], float]:
     samples = len(batch.sample_ids)
 
     def step() -> float:
-        return train_step(engine, batch, LEARNING_RATE, Wish(), samples=samples, last_step_s=0.0).loss
+        return train_step(engine, batch, LEARNING_RATE, Wish(), samples=samples, judge=Judge()).loss
 
     return step
 

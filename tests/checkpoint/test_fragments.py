@@ -18,10 +18,17 @@ from tests.distributed.training import act, fresh_state, open_engine, play, step
 
 # (ZeRO stage, dtype) → the class, and the attributes that fragments.py reads.
 LAZY = "_lazy_init_hp_params_optimizer_state"
+NORM = "_global_grad_norm"  # which engine.py reads when the client optimizer is called
 CLASSES = {
-    (1, "fp32"): ("DeepSpeedZeroOptimizer", ("single_partition_of_fp32_groups", "update_lp_params", LAZY)),
-    (2, "bf16"): ("DeepSpeedZeroOptimizer", ("single_partition_of_fp32_groups", "update_lp_params", LAZY)),
-    (1, "bf16"): ("BF16_Optimizer", ("fp32_groups_flat_partition", "update_lp_params", LAZY)),
+    (1, "fp32"): (
+        "DeepSpeedZeroOptimizer",
+        ("single_partition_of_fp32_groups", "update_lp_params", LAZY, NORM),
+    ),
+    (2, "bf16"): (
+        "DeepSpeedZeroOptimizer",
+        ("single_partition_of_fp32_groups", "update_lp_params", LAZY, NORM),
+    ),
+    (1, "bf16"): ("BF16_Optimizer", ("fp32_groups_flat_partition", "update_lp_params", LAZY, NORM)),
     (3, "fp32"): (
         "DeepSpeedZeroOptimizer_Stage3",
         (
@@ -32,6 +39,7 @@ CLASSES = {
             "dp_process_group",
             "unflatten",
             "_get_fp32_opt_state_partition",
+            NORM,
         ),
     ),
 }
@@ -80,7 +88,7 @@ def test_every_value_has_one_owner_and_is_live(tensor: int) -> None:
         ranks = [results[number] for results in by_rank]
         told = (
             f"DeepSpeed {ranks[0]['version']} has moved what checkpoints need (ZeRO {key[0]}, {key[1]}): "
-            "mend megatrain/checkpoint/fragments.py"
+            "mend megatrain/checkpoint/fragments.py and megatrain/train/engine.py"
         )
         boxes: dict[str, list[Box]] = defaultdict(list)
         copies: dict[str, int] = defaultdict(int)

@@ -69,3 +69,12 @@ def test_folders(tmp_path: Path) -> None:
     # A damaged manifest has no validation loss, and goes by its age.
     (tmp_path / "step-00000020" / MANIFEST).write_text("{")
     assert superfluous_folders(place, Retention(1, keep_best=1)) == ["step-00000020"]
+
+
+def test_what_was_passed_over_does_not_push_out_what_is_new(tmp_path: Path) -> None:
+    """A run went back from step 30, say because 30 is damaged, and has just committed 20."""
+    place = LocalPlace(tmp_path)
+    for step in (10, 20, 30):
+        commit(place, step)
+    assert superfluous_folders(place, Retention(1), "step-00000020") == ["step-00000010"]
+    assert superfluous_folders(place, Retention(1), "step-00000030") == ["step-00000010", "step-00000020"]

@@ -108,6 +108,50 @@ def test_a_second_save_waits_for_the_first(tmp_path: Path) -> None:
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-00000001", "step-00000002"]
 
 
+def test_only_what_fits_is_found_and_the_rest_can_be_forgotten(tmp_path: Path) -> None:
+    """A damaged one that does not fit is nobody's concern; one that nobody can read stays."""
+    store = Store([Tier(MAIN, LocalPlace(tmp_path), Retention(9))], ParallelContext.single())
+    for step in (1, 2, 3, 4):
+        store.save(values(), facts(step))
+        store.wait()
+    (file,) = (tmp_path / "step-00000003").glob("*.safetensors")
+    file.write_bytes(b"")
+    found = store.find(lambda state: state.step <= 2)
+    assert found.name == "step-00000002" and found.damaged == ()
+    assert store.find(lambda state: state.step < 1).name is None
+    found = store.find(lambda state: state.step != 4)
+    assert found.name == "step-00000002" and len(found.damaged) == 1
+    (tmp_path / "step-00000001" / MANIFEST).write_text("{")
+    store.forget(lambda state: state.step == 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000002"]
+
+
+def test_a_damaged_newer_one_does_not_push_out_what_is_new(tmp_path: Path) -> None:
+    store = Store([Tier(MAIN, LocalPlace(tmp_path), Retention(1))], ParallelContext.single())
+    store.save(values(), facts(5))
+    store.wait()
+    (file,) = (tmp_path / "step-00000005").glob("*.safetensors")
+    file.write_bytes(b"")
+    for step in (2, 3):
+        store.save(values(), facts(step, attempt=2))
+        store.wait()
+    assert store.find().name == "step-00000003"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000005"]
+
+
+class StuckPlace(LocalPlace):
+    def remove(self, name: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+
+def test_what_cannot_be_forgotten_is_an_error(tmp_path: Path) -> None:
+    store = make(StuckPlace(tmp_path))
+    store.save(values(), facts(1))
+    store.wait()
+    with pytest.raises(FailedWork, match=r"rank 0: a checkpoint cannot be removed: .*Permission denied"):
+        store.forget(lambda state: False)
+
+
 def test_the_same_step_again_replaces_what_is_damaged(tmp_path: Path) -> None:
     place = LocalPlace(tmp_path)
     first = make(place)

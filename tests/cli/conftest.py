@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from megatrain.cli.main import main
-from megatrain.cluster import launchers
+from megatrain.cluster import supervisor
 from megatrain.config import ModelConfig
 from megatrain.data.tokenizer import Tokenizer
 from tests.distributed.corpus import BASE
@@ -40,7 +40,7 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
     def started(*args: Any, **kwargs: Any) -> NoReturn:
         raise AssertionError("ranks were started")
 
-    monkeypatch.setattr(launchers.subprocess, "Popen", started)
+    monkeypatch.setattr(supervisor.subprocess, "Popen", started)
 
     def call(*arguments: object) -> Ended:
         capsys.readouterr()

@@ -25,10 +25,11 @@ from megatrain.cluster import rehearsal
 from megatrain.cluster.comparison import Comparison, Told, Trace, compare
 from megatrain.cluster.rehearsal import Layout, Outcome, parse_layout, table
 from megatrain.cluster.scratch import claimed
+from megatrain.cluster.supervisor import End
 from megatrain.errors import UserError
 from megatrain.observe.samples import SampleLog, read_samples
 from megatrain.state import RunFolder, RunState
-from tests.cluster.test_launch import processes_with
+from tests.cluster.launched import processes_with
 from tests.distributed.corpus import BASE, curve, events, saved_steps
 from tests.distributed.corpus import corpus as corpus  # a fixture
 
@@ -303,7 +304,7 @@ def test_a_run_that_resumes(home: Home) -> None:
     assert config["train"]["steps"] == 40 and rates[5] > 0.9 * max(rates), "the schedule is the user's"
 
 
-Launch = Callable[..., int]
+Launch = Callable[..., End]
 
 
 @pytest.fixture
@@ -314,12 +315,12 @@ def replay(home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calla
     monkeypatch.chdir(tmp_path)
 
     def begin(resumed: Launch) -> None:
-        def launch(config: Any, *args: Any, **options: Any) -> int:
+        def launch(config: Any, *args: Any, **options: Any) -> End:
             run = Path(config.run.folder)
             if run.name.startswith("resumed"):
                 return resumed(config, *args, **options)
             shutil.copytree(kept / run.name, run)
-            return 1 if run.name == "killed" else 0
+            return End(None if run.name == "killed" else 0, False, "killed")
 
         monkeypatch.setattr(rehearsal, "launch", launch)
 
@@ -327,11 +328,11 @@ def replay(home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calla
 
 
 def as_kept(home: Home) -> Launch:
-    def launch(config: Any, *args: Any, **options: Any) -> int:
+    def launch(config: Any, *args: Any, **options: Any) -> End:
         run = Path(config.run.folder)
         shutil.rmtree(run)
         shutil.copytree(home.kept / run.name, run)
-        return 0
+        return End(0, False, "")
 
     return launch
 
@@ -347,7 +348,7 @@ def test_a_difference_on_another_layout_is_told(
 ) -> None:
     """A loss in the last line of one metrics file, moved by a thousandth."""
 
-    def launch(config: Any, *args: Any, **options: Any) -> int:
+    def launch(config: Any, *args: Any, **options: Any) -> End:
         as_kept(home)(config)
         run = RunFolder(Path(config.run.folder))
         if "zero3" in run.root.name:
@@ -355,7 +356,7 @@ def test_a_difference_on_another_layout_is_told(
             last = json.loads(lines[-1])
             lines[-1] = json.dumps({**last, "loss": last["loss"] * 1.001})
             run.metrics.write_text("\n".join(lines) + "\n")
-        return 0
+        return End(0, False, "")
 
     replay(launch)
     assert main(COMMAND) == 1
@@ -372,9 +373,9 @@ def test_a_checkpoint_with_a_wrong_position_is_found_by_a_real_resume(
     replay: Callable[[Launch], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Everything else of the checkpoint is right: the run goes on, on the wrong samples."""
-    from megatrain.cluster.launchers import launch as real
+    from megatrain.cluster.supervisor import launch as real
 
-    def launch(config: Any, *args: Any, **options: Any) -> int:
+    def launch(config: Any, *args: Any, **options: Any) -> End:
         manifest = Path(config.run.folder, "checkpoints", "step-00000003", "MANIFEST.json")
         tree = json.loads(manifest.read_text())
         assert tree["state"]["consumed_samples"] == 15
@@ -393,9 +394,9 @@ def test_a_checkpoint_with_a_wrong_position_is_found_by_a_real_resume(
 def test_a_run_that_fails_is_named_with_its_own_words(
     replay: Callable[[Launch], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def launch(config: Any, *args: Any, output: Any, **options: Any) -> int:
+    def launch(config: Any, *args: Any, output: Any, **options: Any) -> End:
         output.write(b"megatrain: no space left\n")
-        return 1
+        return End(1, False, "")
 
     replay(launch)
     assert main(COMMAND) == 1

@@ -74,6 +74,10 @@ def error_of(*overrides: str) -> str:
             ("deepspeed.zero_optimization.overlap_com=true",),
             ("deepspeed.zero_optimization.overlap_com", "zero_optimization.overlap_comm"),
         ),
+        (
+            ("resilience.spikes.warmup_updates=65",),
+            ("resilience.spikes.warmup_updates (65)", "resilience.spikes.window (64)"),
+        ),
         (("deepspeed.zero_optimization=3",), ("deepspeed.zero_optimization must be a section, not 3",)),
     ],
 )

@@ -127,7 +127,8 @@ def _deeds(play: Play, rank: int) -> Iterator[None]:
         yield
     finally:
         loop.advance = real
-        os.environ.pop("MEGATRAIN_FAULT", None)
+        for name in [name for name in os.environ if name.startswith("MEGATRAIN_FAULT")]:
+            del os.environ[name]
 
 
 # --- what a run left behind ---

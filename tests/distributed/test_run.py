@@ -10,7 +10,10 @@ import pytest
 from tests.distributed.corpus import Play, curve, evaluations, events, play_runs, run_config, saved_steps
 from tests.distributed.ranks import run_ranks
 
-DIVERGED = "FailedWork: 2 steps in a row had no finite loss or gradient; see events.jsonl"
+DIVERGED = (
+    "FailedWork: 2 steps in a row were skipped after step 1, and there is no checkpoint from before to go "
+    "back to; see events.jsonl"
+)
 KINDS = {
     "unbroken": "done",
     "stopped": "asked",

@@ -43,9 +43,11 @@ def folder(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "optimizer.beta1=0",
             "optimizer.clip=0",
         ),
+        # The save at step 4 took longer than what is left after the signal.
+        play("late", "checkpoint.every=4", "resilience.grace_s=0.2", terminate={6: 0}, fault=SLOW),
         play("bf16", "precision.dtype=bf16", terminate={4: 0}),
     ]
-    ends = ["done"] * 7 + ["preempted"]
+    ends = ["done"] * 7 + ["preempted"] * 2
     assert run_ranks(play_runs, 2, plays) == [ends] * 2
     again = [play("bf16"), play("bf16", "checkpoint.allow_precision_change=true")]
     refused, done = run_ranks(play_runs, 2, again)[0]
@@ -92,6 +94,13 @@ def test_what_is_kept(folder: Path) -> None:
     assert saved_steps(run) == sorted({best, 6, 10})
     place = LocalPlace(run / "checkpoints")
     assert Checkpoint(f"step-{best:08d}", place).manifest.validation_loss == losses[best]
+
+
+def test_what_cannot_be_saved_in_time_is_not_begun(folder: Path) -> None:
+    assert saved_steps(folder / "late") == [4]
+    (event,) = events(folder / "late", "fault")
+    assert event["cause"] == "not saved: the time left after the signal is too short"
+    assert [event["step"] for event in events(folder / "late", "preempt")] == [7]
 
 
 def test_another_precision_on_purpose(folder: Path) -> None:

@@ -26,6 +26,7 @@ from megatrain.data.loader import Batch, RankBatch, make_batch, rows_of_rank
 from megatrain.model import LossSum
 from megatrain.parallel.context import ParallelContext
 from megatrain.resilience.signals import Wish
+from megatrain.resilience.spikes import judge_after
 from megatrain.state import RunFolder, RunState
 from megatrain.train import engine as engine_module
 from megatrain.train.engine import Engine, build_engine
@@ -112,8 +113,8 @@ def fresh_state(config: Config) -> RunState:
 def one_step(engine: Engine, config: Config, state: RunState) -> tuple[RunState, Record]:
     batch = batch_at(state.consumed_samples, config, engine.context.data.rank, engine.context.data.size)
     rate = learning_rate(state.step, config.schedule, config.train.steps)
-    samples = config.train.global_batch
-    result = train_step(engine, batch, rate, Wish(), samples=samples, last_step_s=0.0)
+    samples, judge = config.train.global_batch, judge_after(state.window, config.resilience.spikes)
+    result = train_step(engine, batch, rate, Wish(), samples=samples, judge=judge)
     record = {
         "loss": result.loss,
         "norm": result.grad_norm,
@@ -122,7 +123,7 @@ def one_step(engine: Engine, config: Config, state: RunState) -> tuple[RunState,
         "ids": [int(i) for i in batch.sample_ids if i >= 0],
         "valid_by_micro": [micro.valid_tokens for micro in batch.micro_batches],
     }
-    return advance(state, result), record
+    return advance(state, result, config.resilience.spikes.window), record
 
 
 def steps(engine: Engine, config: Config, state: RunState, count: int) -> tuple[RunState, list[Record]]:
@@ -250,7 +251,7 @@ def train_marked(config: Config, context: ParallelContext, mark: bool, count: in
 
 @dataclasses.dataclass(frozen=True)
 class BadEngine(Engine):
-    """On one rank, the second micro-batch's loss is not finite, with or without its gradient."""
+    """On one rank, a micro-batch's loss is not finite, with or without its gradient, or that is huge."""
 
     where: str
 
@@ -258,7 +259,8 @@ class BadEngine(Engine):
         loss = super().forward(batch)
         calls = int(self.model.__dict__.setdefault("calls", 0))
         self.model.__dict__["calls"] = calls + 1
-        if self.context.world.rank != self.context.world.size - 1 or calls != 1:
+        which = 0 if self.where == "spike" else 1  # the second of that rank has no token, and no gradient
+        if self.context.world.rank != self.context.world.size - 1 or calls != which:
             return loss
         match self.where:
             case "loss":  # the gradient stays finite: only the agreed veto can stop the update
@@ -267,6 +269,9 @@ class BadEngine(Engine):
                 return LossSum(loss.total + torch.tensor(float("inf")), loss.tokens)
             case "gradient":  # the loss stays finite: DeepSpeed sees the norm
                 loss.total.register_hook(lambda grad: grad * float("nan"))
+                return loss
+            case "spike":
+                loss.total.register_hook(lambda grad: grad * 1e5)
                 return loss
         raise AssertionError(self.where)
 

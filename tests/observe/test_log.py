@@ -17,7 +17,7 @@ from megatrain.config import parse_config
 from megatrain.observe import Hardware, RunLog, open_log, open_rank_log, read_evaluations, read_metrics
 from megatrain.observe.ranklog import close_rank_log
 from megatrain.observe.sinks import JsonLines, LineFile, Terminal, duration, step_line
-from megatrain.state import Event, RunFolder, RunState, StepResult
+from megatrain.state import Event, RunFolder, RunState, StepResult, Verdict
 
 HARDWARE = Hardware(flops_per_token=6e8, peak_flops_total=1e12)
 FIELDS = [  # DESIGN: the fields of metrics.jsonl, in this order
@@ -32,7 +32,7 @@ FIELDS = [  # DESIGN: the fields of metrics.jsonl, in this order
         "tokens_per_s",
         "mfu",
     ),
-    *("data_wait_s", "ckpt_stall_s", "mem_gib", "skipped", "attempt", "time"),
+    *("data_wait_s", "ckpt_stall_s", "mem_gib", "skipped", "attempt", "time", "goodput"),
 ]
 
 
@@ -54,11 +54,12 @@ def result(loss: float = 2.0, *, skipped: bool = False) -> StepResult:
         learning_rate=3e-4,
         samples=8,
         valid_tokens=1000,
-        skipped=skipped,
+        verdict=Verdict.NOT_FINITE if skipped else Verdict.FINE,
         step_s=2.0,
         data_wait_s=0.25,
         stop=None,
         save=False,
+        saving=False,
     )
 
 

@@ -15,8 +15,9 @@ import pytest
 
 from megatrain.errors import FailedWork, UserError
 from megatrain.resilience import lease as lease_module
+from megatrain.resilience import process as process_module
 from megatrain.resilience.lease import read_holder, take_lease
-from megatrain.resilience.process import Process, alive, this_process
+from megatrain.resilience.process import Process, this_process
 from megatrain.state import RunFolder
 
 ELSEWHERE = Process(1, "1", "another machine")
@@ -156,13 +157,14 @@ def test_what_is_no_lease(folder: RunFolder) -> None:
 
 def test_processes() -> None:
     ours = this_process()
-    assert alive(os.getpid()) and not ours.has_ended()
+    assert not ours.has_ended()
     assert not ELSEWHERE.has_ended(), "nobody knows"
     assert dataclasses.replace(ours, started="1").has_ended(), "its number was given out again"
     child = subprocess.Popen(["sleep", "1000"])
-    assert alive(child.pid)
+    there = Process(child.pid, process_module._started(child.pid), ours.world)
+    assert not there.has_ended()
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert not alive(child.pid), "a zombie has ended"
+    assert there.has_ended(), "a zombie has ended"
     child.wait()
-    assert not alive(child.pid)
+    assert there.has_ended()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from megatrain.resilience.signals import SUPERVISOR_VARIABLE, Wish, Wishes
+from megatrain.resilience.control import Control
+from megatrain.resilience.signals import Wish, Wishes
 from megatrain.state import RunFolder
 
 
@@ -46,12 +48,43 @@ def test_files_are_wishes_on_rank_0_and_go_when_granted(tmp_path: Path) -> None:
     assert first.now() == Wish() and list(tmp_path.iterdir()) == []
 
 
-def test_an_orphan_wishes_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_that_asks_for_a_save_alone(tmp_path: Path) -> None:
+    wishes = Wishes([], RunFolder(tmp_path), rank=3, save_signal="SIGUSR2")
+    os.kill(os.getpid(), signal.SIGUSR2)
+    assert wishes.now() == Wish(save=True)
+    wishes.granted(save=False, stop=False)
+    assert wishes.now() == Wish(save=True)
+    wishes.granted(save=True, stop=False)
+    assert wishes.now() == Wish() and wishes.waiting_s() == 0
+
+
+def test_the_supervisor_asks_by_a_file(tmp_path: Path) -> None:
+    control = Control(tmp_path / "control")
+    control.open()
+    first, second = (Wishes([], RunFolder(tmp_path), rank, control=control) for rank in (0, 1))
+    assert first.now() == second.now() == Wish()
+    control.ask("preempt")
+    assert first.now() == Wish(preempt=True) and first.waiting_s() >= 0
+    assert second.now() == Wish(), "one rank looks, the collective tells the others"
+
+
+def test_an_orphan_wishes_to_end(tmp_path: Path) -> None:
     """Whoever started the ranks is gone: nobody would hear of their end."""
-    supervisor = subprocess.Popen(["sleep", "1000"])
-    monkeypatch.setenv(SUPERVISOR_VARIABLE, str(supervisor.pid))
-    wishes = Wishes([], RunFolder(tmp_path), rank=1)
+    control = Control(tmp_path / "control")
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom megatrain.resilience.control import Control\n"
+        "Control(Path(sys.argv[1])).open()\nprint(flush=True)\nsys.stdin.read()"
+    )
+    root = Path(__file__).parents[2]
+    supervisor = subprocess.Popen(
+        [sys.executable, "-c", program, str(control.folder)],
+        cwd=root,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert supervisor.stdout is not None and supervisor.stdout.readline() == b"\n"
+    wishes = Wishes([], RunFolder(tmp_path), rank=0, control=control)
     assert wishes.now() == Wish()
     supervisor.kill()
-    supervisor.wait()
+    supervisor.communicate()
     assert wishes.now() == Wish(preempt=True)

@@ -42,7 +42,7 @@ def test_a_veto_changes_nothing() -> None:
         for group in (*optimizer.param_groups, *peer.param_groups):
             group["lr"] = 0.1 * (step + 1)
         before = copy.deepcopy(optimizer.state_dict()["state"])
-        optimizer.veto = veto
+        optimizer.accepts = lambda veto=veto: not veto
         optimizer.step()
         if veto:
             after = optimizer.state_dict()["state"]

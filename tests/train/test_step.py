@@ -9,19 +9,25 @@ from typing import Any
 import pytest
 
 from megatrain.config import Config, derive
+from megatrain.errors import FailedWork
 from megatrain.parallel.context import ParallelContext
 from megatrain.resilience.signals import Wish
 from megatrain.train import engine as engine_module
-from megatrain.train.engine import deepspeed_config
+from megatrain.train.engine import LEFT_IN_PLACE, deepspeed_config
 from megatrain.train.step import ValidTokens, agree
 from tests.distributed import training
 from tests.distributed.ranks import run_ranks
 from tests.distributed.training import act, open_engine, play, tiny
 
 # The same run without those batches: a step is left out in the middle, and two in a row at other places.
-BAD: dict[int, str | None] = {1: "loss", 3: "gradient", 4: "infinite"}
+BAD: dict[int, str | None] = {1: "loss", 3: "gradient", 4: "infinite", 8: "spike"}
 LEFT_OUT: dict[int, str | None] = dict.fromkeys(BAD)
-STEPS = 7
+STEPS = 10
+BUCKET = {"contiguous_gradients": True, "reduce_bucket_size": 100_000}
+GUARD = tuple(
+    f"resilience.spikes.{setting}"
+    for setting in ("action=skip", "window=8", "warmup_updates=4", "norm_floor=9", "loss_floor=1")
+)
 SETTINGS = {
     "zero 1": ("parallel.zero=1",),
     "zero 1, BF16_Optimizer": ("parallel.zero=1", "precision.dtype=bf16"),
@@ -42,11 +48,14 @@ def check_bad_steps(name: str, bad: dict[str, Any], left_out: dict[str, Any]) ->
     assert bad["digest"] == left_out["digest"], name
     state = bad["state"]
     assert (state.step, state.optimizer_step, state.skipped_in_row) == (STEPS, STEPS - len(BAD), 0)
+    assert state.window == left_out["state"].window
 
 
 def check_losses(bad: dict[str, Any]) -> None:
     assert math.isnan(bad["records"][1]["loss"]) and math.isinf(bad["records"][4]["loss"])
     assert math.isfinite(bad["records"][3]["loss"]) and not math.isfinite(bad["records"][3]["norm"])
+    others = [record["norm"] for n, record in enumerate(bad["records"]) if n not in BAD]
+    assert 100 * max(others) < bad["records"][8]["norm"] < math.inf, "only the guard can stop this update"
 
 
 def agreement(config: Config, context: ParallelContext) -> dict[str, Any]:
@@ -56,7 +65,11 @@ def agreement(config: Config, context: ParallelContext) -> dict[str, Any]:
     wish = Wish(preempt=rank == 1, stop=False, save=rank == 0)
     found = agree(1.5 + rank, valid, wish, 0.25 * rank, 3.0 - rank, context)
     nan = agree(math.nan if rank == 1 else 1.0, valid, Wish(), 0.0, 0.0, context)
-    return {"valid": valid, "agreed": found, "finite": nan.finite}
+    try:
+        agree(1.0, valid, Wish(), 0.0, 0.0, context, updates=7 - (rank == 1))
+    except FailedWork as error:
+        apart = str(error)
+    return {"valid": valid, "agreed": found, "finite": nan.finite, "apart": apart}
 
 
 def deviations(config: Config, context: ParallelContext) -> dict[str, str]:
@@ -91,7 +104,7 @@ def test_steps_that_are_not_finite_leave_no_trace() -> None:
 
     In the same processes: what ranks agree on, and an engine that is not what was asked for.
     """
-    acts = [act(both, tiny(*settings)) for settings in SETTINGS.values()]
+    acts = [act(both, tiny(*settings, *GUARD)) for settings in SETTINGS.values()]
     acts.append(act(agreement, tiny()))
     acts.append(act(deviations, tiny("precision.dtype=bf16")))
     for rank, results in enumerate(run_ranks(play, 2, acts)):
@@ -103,7 +116,8 @@ def test_steps_that_are_not_finite_leave_no_trace() -> None:
         found = agreed["agreed"]
         assert found.loss == (1.5 + 2.5) / 21 and found.finite
         assert found.wish == Wish(preempt=True, stop=False, save=True)
-        assert (found.data_wait_s, found.slowest_step_s) == (0.25, 3.0)
+        assert (found.data_wait_s, found.own_s) == (0.25, (3.0, 2.0))
+        assert agreed["apart"].startswith("ranks [1] left out an update that others made")
         assert set(told) == {"clipping", "ZeRO stage", "accumulation dtype", "accumulation steps"}
         for name, text in told.items():
             assert "DeepSpeed does not do what the config asks" in text and name in text
@@ -111,11 +125,23 @@ def test_steps_that_are_not_finite_leave_no_trace() -> None:
 
 def test_tensor_parallel_neighbours_skip_together() -> None:
     """Also when the one whose loss is not the one that counts has it wrong: a broken device, say."""
-    config = tiny("parallel.tensor=2")
+    config = tiny("parallel.tensor=2", *GUARD)
     for agreed, (bad, left_out) in run_ranks(play, 2, [act(agreement, config), act(both, config)]):
         check_bad_steps("tensor 2", bad, left_out)
         assert not agreed["finite"]
         assert agreed["agreed"].loss == 1.5 / agreed["valid"], "one of the neighbours counts"
+
+
+def test_gradients_left_in_place_are_those_copied_into_a_bucket() -> None:
+    """One data-parallel rank, three micro-batches a step: bit for bit, and with less work."""
+    copied = tiny(*(f"deepspeed.zero_optimization.{key}={value}" for key, value in BUCKET.items()))
+    told = [deepspeed_config(c, derive(c, 1))["zero_optimization"] for c in (tiny(), copied)]
+    assert told[0].items() >= LEFT_IN_PLACE.items() and told[1].items() >= BUCKET.items()
+    assert (
+        not deepspeed_config(tiny(), derive(tiny(), 2))["zero_optimization"].items() >= LEFT_IN_PLACE.items()
+    )
+    left, bucket = run_ranks(play, 1, [act(training.train, c, 4) for c in (tiny(), copied)])[0]
+    assert left == bucket and left[0]["loss"] > left[-1]["loss"] > 0
 
 
 @pytest.mark.parametrize("world", [1, 4])
