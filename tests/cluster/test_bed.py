@@ -10,26 +10,31 @@ from pathlib import Path
 from tests.cluster.bed.cluster import REPOSITORY, Cluster, wait_until
 
 HOLD = """
-import sys, time
+import sys
 from pathlib import Path
 from tests.cluster.bed.cluster import Cluster
 with Cluster(Path(sys.argv[1]), nodes=["n1"]):
     print("up", flush=True)
-    time.sleep(3600)
+    sys.stdin.read()
 """
 
 
 def test_nothing_stays_when_who_started_it_is_killed(cluster: Cluster, tmp_path: Path) -> None:
     folder = tmp_path / "killed"
-    started = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
-    )
-    assert started.stdout is not None
-    assert started.stdout.readline() == "up\n"
-    networks = {network_of(pid) for pid in processes_of(folder)} - {network_of("self")}
-    assert len(networks) == 3, "of the switch, ctl and n1"
-    started.kill()
-    started.wait()
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as started:
+        try:
+            assert started.stdout is not None
+            assert started.stdout.readline() == "up\n"
+            networks = {network_of(pid) for pid in processes_of(folder)} - {network_of("self")}
+            assert len(networks) == 3, "of the switch, ctl and n1"
+        finally:
+            started.kill()
     wait_until(lambda: not processes_of(folder), "end of all processes")
     assert str(folder) not in Path("/proc/mounts").read_text()
     assert not networks & {network_of(path.name) for path in Path("/proc").glob("[0-9]*")}
