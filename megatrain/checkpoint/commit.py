@@ -86,6 +86,8 @@ class Committer:
         self._board, self._prefix, self._rank, self._size = board, prefix, rank, world_size
         self._timeout_s, self._lost = timeout_s, lost
         self._plan: _Plan | None = None
+        self.damaged: dict[str, set[str]] = {}
+        """By tier: checkpoints that were passed over."""
 
     def tell_boxes(self, boxes: Sequence[Note]) -> None:
         """Once a run, for they stay the same: which boxes this rank writes."""
@@ -192,7 +194,8 @@ class Committer:
             faults.point("checkpoint.committed", rank=self._rank)
         except OSError as error:
             return {"error": f"{tier.place}/{facts.name}/{MANIFEST}: {error.strerror or error}"}
-        _quietly(lambda: _prune(tier, facts.name, set(verdict["files"]), self._rank))
+        damaged = self.damaged.get(tier.name, set())
+        _quietly(lambda: _prune(tier, facts.name, set(verdict["files"]), damaged, self._rank))
         return {}
 
 
@@ -225,13 +228,13 @@ def _sweep(tier: Tier, facts: Facts) -> None:
             tier.place.remove(f"{facts.name}/{file}")
 
 
-def _prune(tier: Tier, name: str, files: set[str], rank: int) -> None:
+def _prune(tier: Tier, name: str, files: set[str], damaged: set[str], rank: int) -> None:
     """Delete what retention does not keep, what was never committed before the newest, and what an attempt
     that was killed left where this checkpoint, with these files, is now."""
     for file in tier.place.files(name):
         if file != MANIFEST and file not in files:
             tier.place.remove(f"{name}/{file}")
-    for folder in superfluous_folders(tier.place, tier.retention, name):
+    for folder in superfluous_folders(tier.place, tier.retention, name, damaged - {name}):
         faults.point("checkpoint.prune", rank=rank)
         remove_checkpoint(tier.place, folder)
 

@@ -29,7 +29,7 @@ class Checkpoint:
         Raises UserError for a newer format, FailedWork for an unsound manifest.
         """
         parent, _, name = str(folder).rstrip("/").rpartition("/")
-        self.place = place or open_place(parent or ".")
+        self.place = place or open_place(parent or ("/" if str(folder).startswith("/") else "."))
         self.name = name
         self.manifest: Manifest = read_manifest(self.place, name)
         self._open: OrderedDict[int, tuple[OpenFile, Mapping[str, Extent]]] = OrderedDict()

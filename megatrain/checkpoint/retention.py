@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from megatrain.checkpoint.manifest import MANIFEST, read_manifest
@@ -31,16 +31,23 @@ class Retention:
         return sorted(set(steps) - kept)
 
 
-def superfluous_folders(place: Place, retention: Retention, newest: str | None = None) -> list[str]:
+def superfluous_folders(
+    place: Place, retention: Retention, newest: str | None = None, damaged: Collection[str] = ()
+) -> list[str]:
     """What retention does not keep, and what is older than the newest and was never committed.
 
     newest: what has just been committed; those of later steps, which were passed over, count for nothing.
+    damaged: passed over too; they take nobody's place, and go when as many newer ones are whole as are kept.
     """
     kept = [name for name in committed(place) if newest is None or step_of(name) <= step_of(newest)]
     if not kept:
         return []
-    losses = {step_of(name): _validation_loss(place, name, retention) for name in kept}
+    whole = [name for name in kept if name not in damaged]
+    losses = {step_of(name): _validation_loss(place, name, retention) for name in whole}
     gone = set(retention.superfluous(losses))
+    for name in set(kept) - set(whole):
+        if sum(step_of(one) > step_of(name) for one in whole) >= retention.keep:
+            gone.add(step_of(name))
     return [
         name
         for name in place.folders()

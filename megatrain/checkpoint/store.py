@@ -229,6 +229,7 @@ class Store:
             if not faulty:
                 return Found(name, tier, tuple(damaged), where)
             damaged.append(f"{describe(tier, name)}: {'; '.join(faulty[:3])}")
+            self._committer.damaged.setdefault(tier.name, set()).add(name)
         if damaged:
             raise FailedWork(
                 f"{self.tiers[0].place}: no checkpoint is whole ({' | '.join(damaged)}); "

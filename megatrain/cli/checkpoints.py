@@ -73,7 +73,10 @@ def prune(arguments: argparse.Namespace) -> int:
     require(every is None or every >= 1, f"--keep-every ({every}) must be at least 1")
     require(arguments.keep_best >= 0, f"--keep-best ({arguments.keep_best}) must not be negative")
     place = _place(arguments.folder)
-    for name in superfluous_folders(place, Retention(arguments.keep, every, arguments.keep_best)):
+    superfluous = superfluous_folders(place, Retention(arguments.keep, every, arguments.keep_best))
+    if not superfluous:
+        print("nothing to remove")
+    for name in superfluous:
         if not arguments.dry_run:
             remove_checkpoint(place, name)
         print(f"{name}  {'would be removed' if arguments.dry_run else 'removed'}", flush=True)

@@ -28,7 +28,8 @@ def read_hostfile(path: Path) -> list[Host]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cluster.hostfile ({path}): cannot be read: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise UserError(f"cluster.hostfile ({path}): {why}; write lines like `host slots=8`") from None
     hosts = []
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()

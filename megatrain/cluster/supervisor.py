@@ -69,10 +69,11 @@ def supervise(config: Config, config_path: Path, overrides: Sequence[str]) -> in
     rules = config.resilience.restarts
     while True:
         end = launch(config, config_path, overrides, hosts=_hosts(config))
+        if end.code == PREEMPTED or (end.code is None and end.asked):
+            print("megatrain: stopped; the same command goes on from the newest checkpoint", file=sys.stderr)
+            return PREEMPTED
         if end.code is not None:
             return end.code
-        if end.asked:
-            return PREEMPTED
         step = _furthest(folder)
         fruitless = 0 if step > furthest else fruitless + 1
         furthest = max(step, furthest)

@@ -360,10 +360,10 @@ class FaultConfig(Section):
     """A fault that is rehearsed: what happens to the run when it strikes?"""
 
     at: str
-    """The place in the program: `forward` begins a step, `step` is after it, `saved` when a checkpoint is
-    whole."""
+    """The moment, `step` or `checkpoint.commit` for instance; docs/operations.md has all."""
     do: str = "kill"
-    """`full`: no room on the disk; `nan` and `spike` at loss and gradient, `flip` (a bit) at weights."""
+    """What happens to the rank then: kill, crash, hang, slow, disconnect, full; at loss and gradient nan or
+    spike."""
     rank: Count = 0
     step: PositiveInt | None = None
     """In this step; default: by `hit`."""

@@ -104,7 +104,7 @@ class Terminal:
 
     def write_event(self, record: Record) -> None:
         known = ("event", "step", "cause", "time", "unix")
-        details = ", ".join(f"{name} {value}" for name, value in record.items() if name not in known)
+        details = ", ".join(f"{name} {_told(value)}" for name, value in record.items() if name not in known)
         cause = f": {record['cause']}" if record["cause"] else ""
         text = f"{record['event']} at step {record['step']}{cause}" + (f" ({details})" if details else "")
         self._print(self._styled("1;31" if record["event"] == "fault" else "1", text))
@@ -169,6 +169,14 @@ def duration(seconds: float) -> str:
     if whole < 86400:
         return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
     return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+
+
+def _told(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, dict):
+        return " ".join(f"{name} {_told(inner)}" for name, inner in value.items())
+    return f"{value:,}" if isinstance(value, int) and value > 9999 else str(value)
 
 
 def _words(key: str) -> str:

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -102,7 +103,7 @@ def take_lease(folder: RunFolder, lease_s: float) -> Lease:
     Waits for a holder that is ending, or that has not renewed its lease for `lease_s`. Raises UserError when
     somebody goes on holding it.
     """
-    deadline = time.monotonic() + lease_s + GRACE_S
+    deadline, told = time.monotonic() + lease_s + GRACE_S, False
     (folder.root / "attempts").mkdir(parents=True, exist_ok=True)
     while True:
         found = read_holder(folder)
@@ -110,6 +111,10 @@ def take_lease(folder: RunFolder, lease_s: float) -> Lease:
             holder = _claim(folder, found, lease_s)
             if holder is not None:
                 return Lease(folder, holder, lease_s)
+        if found is not None and not told and not found.released:
+            told = True
+            who = f"attempt {found.attempt} on {found.host} holds {folder.root}"
+            print(f"megatrain: {who}: waiting for its end, up to {lease_s + GRACE_S:.0f} s", file=sys.stderr)
         if time.monotonic() > deadline:
             who = f"attempt {found.attempt}, process {found.process.pid} on {found.host}" if found else "?"
             raise UserError(

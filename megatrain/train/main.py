@@ -19,6 +19,13 @@ from megatrain.state import RunFolder, Stop
 from megatrain.train.ranks import leave, start_rank, world_from_environment
 
 PREEMPTED = 75
+# How gloo and NCCL say that a peer is gone.
+LOST_PEER = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Connection refused",
+    "remote process exited",
+)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -40,8 +47,7 @@ def main(arguments: Sequence[str]) -> int:
             print(f"megatrain: {error}", file=sys.stderr, flush=True)
         code = error.exit_code
     except Exception as error:
-        logging.getLogger(__name__).critical("rank %d failed", rank, exc_info=True)
-        traceback.print_exc()
+        _report(rank, error)
         told = False  # a fault: the supervisor starts the ranks again
         if control is not None:
             text = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -53,6 +59,18 @@ def main(arguments: Sequence[str]) -> int:
     if control is not None:
         control.leave(rank)
     return code
+
+
+def _report(rank: int, error: Exception) -> None:
+    """The whole story to the rank's log, and to stderr unless it only follows from another rank's end."""
+    logger = logging.getLogger(__name__)
+    if not logging.getLogger().handlers:
+        traceback.print_exc()
+    elif any(text in str(error) for text in LOST_PEER):
+        logger.info("rank %d lost another rank", rank, exc_info=True)
+        logger.error("rank %d lost another rank: %s", rank, str(error).splitlines()[0][:300])
+    else:
+        logger.critical("rank %d failed", rank, exc_info=True)
 
 
 def _train(path: str, overrides: Sequence[str], rank: int, control: Control | None) -> int:

@@ -18,8 +18,17 @@ from megatrain.data.order import SampleOrder
 from megatrain.data.tokenizer import Tokenizer
 from megatrain.errors import FailedWork, UserError, require
 from megatrain.model.flops import count_parameters
-from megatrain.state import RunFolder
+from megatrain.resilience.lease import read_holder
+from megatrain.resilience.timeline import read_records
+from megatrain.state import RunFolder, RunState
 
+# What the parts of a data fingerprint stand for.
+ORDER = (
+    "the shards of data.sources changed",
+    "data.sources: which, or their weights, changed",
+    "data.sequence_length changed",
+    "data.document_mask changed",
+)
 STATE_BYTES = 12  # a parameter in a checkpoint: fp32 weight and two moments
 
 
@@ -69,7 +78,9 @@ def prepare_run(config: Config, world: int, rank: int = 0) -> Prepared:
     )
     folder = RunFolder(Path(config.run.folder))
     place = place_of_run(folder, config.checkpoint.folder, config.checkpoint.staging)
+    _check_faults(config, world)
     if rank == 0:
+        _check_own_files(folder)
         require_reachable(place)
         existing = committed(place)
         _check_room(folder, place, config, len(existing))
@@ -80,14 +91,21 @@ def prepare_run(config: Config, world: int, rank: int = 0) -> Prepared:
     return Prepared(derived, train, validation, order, tokenizer, fingerprint, identity, folder, place)
 
 
-def require_same_data(stored: str, ours: str, config: Config) -> None:
+def require_same_data(stored: RunState, ours: str, config: Config) -> None:
     """Raises UserError when a run would go on with another order of samples, unless the config says so on
     purpose."""
-    require(
-        stored == ours or config.data.allow_change,
-        f"{config.run.folder}: the run was trained on other data (data, weights, sequence length or document "
-        f"mask changed: {stored[:16]}… there, {ours[:16]}… now); "
-        "set data.allow_change=true if that is on purpose",
+    if stored.data_fingerprint == ours or config.data.allow_change:
+        return
+    changed = [
+        what
+        for what, there, now in zip(ORDER, stored.data_fingerprint.split("-"), ours.split("-"), strict=False)
+        if there != now
+    ]
+    if stored.seed != config.run.seed:
+        changed = [f"run.seed is {stored.seed} there and {config.run.seed} in the config"]
+    raise UserError(
+        f"{config.run.folder}: the run was trained on other data or in another order "
+        f"({'; '.join(changed) or 'unknown'}); set data.allow_change=true if that is on purpose"
     )
 
 
@@ -101,6 +119,29 @@ def _tokenizer(config: Config, train: TokenMixture) -> Tokenizer:
         f"{tokenizer.hash[:12]}, theirs {train.tokenizer_hash[:12]}; leave it out",
     )
     return tokenizer
+
+
+def _check_faults(config: Config, world: int) -> None:
+    """A rehearsal that cannot strike looks like one that went well."""
+    for fault in config.faults:
+        require(
+            fault.rank < world,
+            f"faults: rank ({fault.rank}) at {fault.at} is none of the {world} ranks; it would never strike",
+        )
+        require(
+            fault.step is None or fault.step <= config.train.steps,
+            f"faults: step ({fault.step}) at {fault.at} is above train.steps ({config.train.steps}); "
+            "it would never strike",
+        )
+
+
+def _check_own_files(folder: RunFolder) -> None:
+    """Files of the run that a person may have written or damaged."""
+    try:
+        read_records(folder)
+        read_holder(folder)
+    except FailedWork as error:
+        raise UserError(str(error)) from None
 
 
 def _check_weights(source: str, identity: Identity) -> None:
@@ -121,7 +162,7 @@ def _check_newest(place: Place, name: str, config: Config, identity: Identity, f
         return  # the run itself falls back to an older one
     require_same_model(newest, identity)
     require_same_precision(newest, identity, allow_change=config.checkpoint.allow_precision_change)
-    require_same_data(newest.manifest.state.data_fingerprint, fingerprint, config)
+    require_same_data(newest.manifest.state, fingerprint, config)
 
 
 def _check_room(folder: RunFolder, place: Place, config: Config, existing: int) -> None:

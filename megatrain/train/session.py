@@ -235,6 +235,11 @@ def open_session(
             lost=lease.lost if lease is not None else may_commit,
         )
         state = _begin(config, prepared, engine, store, log, attempt)
+        for fault in config.faults:
+            if fault.attempt not in (None, attempt) or (fault.step or state.step + 1) <= state.step:
+                log.event(
+                    Event.FAULT, state.step, f"rehearsed {fault.do} at {fault.at} cannot strike any more"
+                )
         store.reserve(engine.held())
         loader = Loader(
             prepared.train,
@@ -313,7 +318,7 @@ def _begin(
         stored = checkpoint.manifest.state
         alike(lambda: require_same_model(checkpoint, prepared.identity), context)
         alike(lambda: _require_precision(checkpoint, prepared, config), context)
-        alike(lambda: require_same_data(stored.data_fingerprint, prepared.fingerprint, config), context)
+        alike(lambda: require_same_data(stored, prepared.fingerprint, config), context)
         take_up(checkpoint, engine)
         state = replace(stored, attempt=attempt, data_fingerprint=prepared.fingerprint)
         log.event(

@@ -78,3 +78,17 @@ def test_what_was_passed_over_does_not_push_out_what_is_new(tmp_path: Path) -> N
         commit(place, step)
     assert superfluous_folders(place, Retention(1), "step-00000020") == ["step-00000010"]
     assert superfluous_folders(place, Retention(1), "step-00000030") == ["step-00000010", "step-00000020"]
+
+
+def test_what_is_damaged_takes_nobodys_place(tmp_path: Path) -> None:
+    """It stays until as many newer ones are whole as are kept."""
+    place = LocalPlace(tmp_path)
+    damaged = {checkpoint_name(20)}
+    for step in (10, 20, 30):
+        commit(place, step)
+    assert superfluous_folders(place, Retention(2), damaged=damaged) == []
+    commit(place, 40)
+    assert superfluous_folders(place, Retention(2), damaged=damaged) == [
+        "step-00000010",
+        "step-00000020",
+    ]

@@ -68,7 +68,7 @@ def test_prune(three: Scene, call: Call) -> None:
     done = call("checkpoint", "prune", "run", "--keep", "1", "--keep-best", "1")
     assert done.code == 0 and "step-00000025  removed" in done.out
     assert sorted(path.name for path in checkpoints.iterdir()) == ["step-00000020", "step-00000030"]
-    assert call("checkpoint", "prune", "run", "--keep", "9").out == ""
+    assert call("checkpoint", "prune", "run", "--keep", "9").out == "nothing to remove\n"
 
 
 def test_checkpoints_where_the_config_says(scene: Scene, call: Call) -> None:

@@ -117,7 +117,7 @@ def test_a_hostfile(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"cluster\.hostfile") as caught:
             hosts(path, text)
         assert message in str(caught.value)
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="No such file or directory; write lines like"):
         read_hostfile(tmp_path / "absent")
 
 
