@@ -194,7 +194,8 @@ class Committer:
             faults.point("checkpoint.committed", rank=self._rank)
         except OSError as error:
             return {"error": f"{tier.place}/{facts.name}/{MANIFEST}: {error.strerror or error}"}
-        damaged = self.damaged.get(tier.name, set())
+        damaged = self.damaged.setdefault(tier.name, set())
+        damaged.discard(facts.name)
         _quietly(lambda: _prune(tier, facts.name, set(verdict["files"]), damaged, self._rank))
         return {}
 
@@ -234,7 +235,7 @@ def _prune(tier: Tier, name: str, files: set[str], damaged: set[str], rank: int)
     for file in tier.place.files(name):
         if file != MANIFEST and file not in files:
             tier.place.remove(f"{name}/{file}")
-    for folder in superfluous_folders(tier.place, tier.retention, name, damaged - {name}):
+    for folder in superfluous_folders(tier.place, tier.retention, name, damaged):
         faults.point("checkpoint.prune", rank=rank)
         remove_checkpoint(tier.place, folder)
 

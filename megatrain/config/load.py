@@ -118,10 +118,14 @@ def _explain(error: ValidationError) -> str:
     key = ".".join(location)
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(location[-1], _names_at(location[:-1]), n=1, cutoff=0.5)
-        near_path = ".".join([*location[:-1], near[0]]) if near else None
-        elsewhere = _paths_named(location[-1])
-        suggestion = elsewhere[0] if elsewhere else near_path
+        here = [
+            ".".join([*location[:-1], near])
+            for cutoff in (0.85, 0.5)
+            for near in difflib.get_close_matches(location[-1], _names_at(location[:-1]), n=1, cutoff=cutoff)
+        ]
+        # A slip of the hand, the right name in another section, something like it.
+        slip = here[:1] if len(here) > 1 else []
+        suggestion = next(iter([*slip, *_paths_named(location[-1]), *here]), None)
         hint = f"did you mean {suggestion}?" if suggestion else ""
         names = f"known keys: {', '.join(_names_at(location[:-1]))}"
         return f"unknown key {key}; {hint or names}{more}"
