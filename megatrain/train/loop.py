@@ -12,9 +12,10 @@ from megatrain.resilience.control import Control
 from megatrain.resilience.spikes import extended, judge_after
 from megatrain.resilience.watchdog import Watchdog
 from megatrain.state import Event, RunState, StepResult, Stop
+from megatrain.train.opening import open_session
 from megatrain.train.rollback import must_go_back, roll_back
 from megatrain.train.schedule import learning_rate
-from megatrain.train.session import Session, open_session
+from megatrain.train.session import Session
 from megatrain.train.step import OwnWork, train_step
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from megatrain import faults
 from megatrain.checkpoint.read import Checkpoint
@@ -23,9 +22,7 @@ from megatrain.resilience.timeline import (
 )
 from megatrain.state import Event, RunFolder, RunState, StepResult, Verdict
 from megatrain.train.engine import Engine
-
-if TYPE_CHECKING:
-    from megatrain.train.session import Session
+from megatrain.train.session import Session
 
 
 def must_go_back(session: Session, state: RunState, result: StepResult) -> bool:

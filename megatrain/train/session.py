@@ -1,62 +1,40 @@
-"""A run put together: from a config to a loop that can begin, and what is done when it ends."""
+"""A session: everything that the loop uses, and what it does with several of them at once."""
 
 from __future__ import annotations
 
 import logging
 import math
-import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-import megatrain
 from megatrain import faults
 from megatrain.checkpoint.commit import Facts
-from megatrain.checkpoint.near import Nodes, near_place
 from megatrain.checkpoint.pace import Pace
-from megatrain.checkpoint.read import Checkpoint
-from megatrain.checkpoint.retention import Retention
 from megatrain.checkpoint.store import (
     Saved,
     Store,
-    load,
-    may_commit,
-    require_same_model,
-    require_same_precision,
 )
-from megatrain.checkpoint.tier import MAIN, Tier, near
-from megatrain.config import Config, FaultConfig, to_yaml
+from megatrain.checkpoint.tier import MAIN
+from megatrain.config import Config
 from megatrain.data.loader import Loader
-from megatrain.durable import replacing, write_durably
-from megatrain.errors import FailedWork, UserError
+from megatrain.errors import FailedWork
 from megatrain.evaluate.loss import evaluate_loss
-from megatrain.model.flops import train_flops_per_token
-from megatrain.observe.log import RunLog, open_log
-from megatrain.observe.metrics import Hardware
-from megatrain.observe.peak import device_peak
-from megatrain.observe.ranklog import open_rank_log
-from megatrain.observe.samples import SampleLog, open_sample_log
-from megatrain.parallel.collectives import alike, broadcast_object, gather_objects
+from megatrain.observe.log import RunLog
+from megatrain.observe.samples import SampleLog
+from megatrain.parallel.collectives import broadcast_object
 from megatrain.parallel.context import ParallelContext
-from megatrain.resilience.alerts import alert, message
-from megatrain.resilience.control import Control
-from megatrain.resilience.lease import Lease, take_lease
-from megatrain.resilience.process import age_s
+from megatrain.resilience.lease import Lease
 from megatrain.resilience.replicas import differing
-from megatrain.resilience.selfcheck import check_all
 from megatrain.resilience.signals import Wish, Wishes
 from megatrain.resilience.stragglers import Stragglers
-from megatrain.resilience.timeline import belongs, leaving_out
-from megatrain.resilience.watchdog import Phase, Watchdog
-from megatrain.state import Event, RunFolder, RunState, StepResult, Stop
-from megatrain.train.engine import DTYPES, Engine, build_engine
-from megatrain.train.preflight import Prepared, prepare_run, require_same_data, writable
-from megatrain.train.rollback import known_records, take_up
+from megatrain.resilience.watchdog import Phase
+from megatrain.state import Event, RunState, StepResult, Stop
+from megatrain.train.engine import Engine
+from megatrain.train.preflight import Prepared
 
 LAST_TRIES = 3
 LAST_WAIT_S = 10.0
-ABANDON_S = 60.0
 logger = logging.getLogger(__name__)
 
 
@@ -191,246 +169,3 @@ class Session:
         if reason is not None:
             self.log.event(Event.FAULT, state.step, reason)
             raise FailedWork(f"step {state.step}: {reason}; weights are not saved, start again elsewhere")
-
-
-@contextmanager
-def open_session(
-    config: Config, context: ParallelContext, watch: Watchdog | None = None, control: Control | None = None
-) -> Iterator[tuple[Session, RunState]]:
-    """Collective. The run, and where it begins: at its newest whole checkpoint, or anew.
-
-    Raises UserError and FailedWork alike on all ranks.
-    """
-    world = context.world
-    prepared = alike(lambda: prepare_run(config, world.size, world.rank), context)
-    folder = prepared.folder
-    with _lease(folder, config, context) as (lease, attempt, run_id):
-        open_rank_log(folder, world.rank)
-        faults.arm([_wish(fault) for fault in config.faults])
-        faults.begin(attempt)
-        if watch is not None:
-            watch.opened(attempt)
-        if config.data.verify == "hash":
-            alike(lambda: prepared.train.verify_share(world.rank, world.size), context)
-        hardware = _hardware(config, context)
-        log = open_log(
-            config,
-            folder,
-            world.rank,
-            hardware,
-            lambda record: alert(config.resilience.alert, message(config.run.name, record)),
-        )
-        if world.rank == 0:
-            _write_config(folder, config, prepared)
-        if config.resilience.selfcheck.enabled:
-            _check_hardware(config, context, folder, log)
-        engine = build_engine(config, prepared.derived, context)
-        settings = config.checkpoint
-        store = Store(
-            _tiers(config, prepared, context, run_id),
-            context,
-            verify=settings.verify,
-            background=settings.background,
-            timeout_s=settings.timeout_s,
-            lost=lease.lost if lease is not None else may_commit,
-        )
-        state = _begin(config, prepared, engine, store, log, attempt)
-        for fault in config.faults:
-            if fault.attempt not in (None, attempt) or (fault.step or state.step + 1) <= state.step:
-                log.event(
-                    Event.FAULT, state.step, f"rehearsed {fault.do} at {fault.at} cannot strike any more"
-                )
-        store.reserve(engine.held())
-        loader = Loader(
-            prepared.train,
-            prepared.order,
-            global_batch=config.train.global_batch,
-            micro_batch=config.train.micro_batch,
-            dp_rank=context.data.rank,
-            dp_size=context.data.size,
-            sequence_length=config.data.sequence_length,
-            document_mask=config.data.document_mask,
-            prefetch=config.data.prefetch,
-        )
-        samples = open_sample_log(config, folder, context)
-        signals = config.resilience
-        wishes = Wishes(signals.signals, folder, world.rank, save_signal=signals.save_signal, control=control)
-        phase = watch.phase if watch is not None else _unwatched
-        pace = Pace(settings.every_minutes and 60 * settings.every_minutes, settings.retry_s)
-        slow = signals.stragglers
-        stragglers = Stragglers(slow.every if world.rank == 0 else 0, slow.ratio, slow.least_s)
-        hosts = tuple(gather_objects(socket.gethostname(), world))
-        session = Session(
-            config,
-            context,
-            prepared,
-            engine,
-            loader,
-            store,
-            pace,
-            lease,
-            log,
-            samples,
-            wishes,
-            stragglers,
-            hosts,
-            phase,
-        )
-        try:
-            yield session, state
-            phase("end", 0)
-        except (FailedWork, UserError):
-            # All ranks end alike: what is being saved can still become whole.
-            session.tell_saved(wait=True, wait_s=ABANDON_S)
-            raise
-        finally:
-            loader.close()
-            samples.close()
-            log.close()
-
-
-def _wish(fault: FaultConfig) -> dict[str, object]:
-    """In the words of `megatrain.faults`."""
-    moment = {"hit": f"{fault.hit}{'+' * fault.again}"} if fault.step is None else {"step": str(fault.step)}
-    attempt = {} if fault.attempt is None else {"attempt": fault.attempt}
-    told = {"point": fault.at, "do": fault.do, "rank": fault.rank, "seconds": fault.seconds}
-    return {**told, **moment, **attempt}
-
-
-def _unwatched(phase: Phase, step: int) -> None:
-    """For a loop that was called without a watchdog."""
-
-
-def _begin(
-    config: Config, prepared: Prepared, engine: Engine, store: Store, log: RunLog, attempt: int
-) -> RunState:
-    """Collective. Read the checkpoint that the run goes on from, or start fresh."""
-    context = engine.context
-    records = known_records(prepared.folder, context)
-    state = RunState(seed=config.run.seed, data_fingerprint=prepared.fingerprint, attempt=attempt)
-    found = store.find(lambda stored: belongs(stored, records))
-    if records:  # a rollback that was cut off may have left some behind
-        store.forget(lambda stored: belongs(stored, records))
-    for damaged in found.damaged:
-        log.event(Event.FAULT, state.step, f"checkpoint passed over: {damaged}")
-    if found.name is not None:
-        checkpoint = store.open(found, engine.held())
-        stored = checkpoint.manifest.state
-        alike(lambda: require_same_model(checkpoint, prepared.identity), context)
-        alike(lambda: _require_precision(checkpoint, prepared, config), context)
-        alike(lambda: require_same_data(stored, prepared.fingerprint, config), context)
-        take_up(checkpoint, engine)
-        state = replace(stored, attempt=attempt, data_fingerprint=prepared.fingerprint)
-        log.event(
-            Event.RESUME,
-            state.step,
-            str(checkpoint),
-            attempt=attempt,
-            layout=prepared.identity.layout,
-            startup_s=age_s(),
-        )
-    elif config.checkpoint.load_weights_from is not None:
-        source = config.checkpoint.load_weights_from
-        checkpoint = alike(lambda: Checkpoint(source), context)
-        alike(lambda: require_same_model(checkpoint, prepared.identity), context)
-        weights = [held for held in engine.held() if held.tensor.startswith("weights/")]
-        alike(lambda: load(checkpoint, weights), context)
-        engine.after_load(0)
-        log.event(
-            Event.START,
-            0,
-            f"weights of {source}",
-            attempt=attempt,
-            layout=prepared.identity.layout,
-            startup_s=age_s(),
-        )
-    else:
-        log.event(Event.START, 0, "", attempt=attempt, layout=prepared.identity.layout, startup_s=age_s())
-    return leaving_out(state, records)
-
-
-def _require_precision(checkpoint: Checkpoint, prepared: Prepared, config: Config) -> None:
-    allowed = config.checkpoint.allow_precision_change
-    require_same_precision(checkpoint, prepared.identity, allow_change=allowed)
-
-
-def _check_hardware(config: Config, context: ParallelContext, folder: RunFolder, log: RunLog) -> None:
-    """Collective. Tell of ranks that are wrong or slow; raises when the config does not want to train with
-    them."""
-    settings = config.resilience.selfcheck
-    found, bad = check_all(context, folder.root, settings.ratio)
-    for checked in found:
-        logger.info("%s", checked)
-    for one in bad:
-        log.event(Event.FAULT, 0, f"rank {one.rank} on {one.host}: {one.why}")
-    if not bad or settings.bad == "tell":
-        return
-    names = ", ".join(dict.fromkeys(f"{one.host} ({one.why})" for one in bad))
-    if settings.bad == "stop":
-        raise FailedWork(f"hosts are wrong or slow: {names}; leave them out (resilience.selfcheck.bad)")
-    if context.world.rank == 0:
-        known = folder.bad_hosts.read_text().split() if folder.bad_hosts.exists() else []
-        hosts = dict.fromkeys([*known, *(one.host for one in bad)])
-        write_durably(folder.bad_hosts, "".join(f"{host}\n" for host in hosts).encode())
-    raise RuntimeError(f"hosts are wrong or slow, the next start leaves them out: {names}")
-
-
-def _hardware(config: Config, context: ParallelContext) -> Hardware:
-    """Collective. Ranks that measure all measure at once, for they share the machine."""
-    peak = device_peak(config.observe.peak_tflops, context.device, DTYPES[config.precision.dtype])
-    total = sum(gather_objects(peak.tflops, context.world))
-    logger.info("peak of all devices: %.3f TFLOP/s (%s)", total, peak.origin)
-    return Hardware(train_flops_per_token(config.model, config.data.sequence_length), total * 1e12)
-
-
-def _write_config(folder: RunFolder, config: Config, prepared: Prepared) -> None:
-    derived = prepared.derived
-    comments = {
-        "megatrain": megatrain.__version__,
-        "ranks": derived.world,
-        "data-parallel ranks": derived.data_parallel,
-        "micro-batches a step": derived.accumulation,
-        "tokens a step": derived.tokens_per_step,
-        "data fingerprint": prepared.fingerprint,
-    }
-    text = to_yaml(config, comments)
-    with replacing(folder.config) as file:
-        file.write(text.encode())
-    print(text, flush=True)
-
-
-@contextmanager
-def _lease(
-    folder: RunFolder, config: Config, context: ParallelContext
-) -> Iterator[tuple[Lease | None, int, str]]:
-    """Collective. Rank 0 holds the run's lease, so that two starts never write into one run; all know the
-    attempt and the run's own name."""
-    first = context.world.rank == 0
-    lease = alike(lambda: take_lease(folder, config.resilience.lease_s) if first else None, context)
-    try:
-        told = (lease.attempt, lease.run) if lease is not None else (0, "")
-        yield lease, *broadcast_object(told, context.world)
-    finally:
-        if lease is not None:
-            lease.release()
-
-
-def _tiers(config: Config, prepared: Prepared, context: ParallelContext, run_id: str) -> list[Tier]:
-    """Collective. The main tier, and those on the nodes' own disks. Raises UserError for a folder that cannot
-    be."""
-    settings = config.checkpoint
-    retention = Retention(settings.keep, settings.keep_every, settings.keep_best)
-    tiers = [Tier(MAIN, prepared.place, retention)]
-    if not settings.tiers:
-        return tiers
-    nodes = Nodes.create(context, settings.timeout_s)
-    for number, tier in enumerate(settings.tiers, 1):
-        # Of this run alone: a folder that is deleted and begun anew is another run.
-        place = near_place(tier.folder, f"{config.run.name}-{run_id[:12]}", nodes)
-        alike(lambda place=place: writable("checkpoint.tiers", place.root), context)  # type: ignore[misc]
-        if tier.partner_copy:
-            nodes.require_even()
-        tiers.append(Tier(near(number), place, Retention(tier.keep), nodes, tier.partner_copy))
-    if nodes.count == 1 and any(tier.partner_copy for tier in settings.tiers):
-        logger.warning("checkpoint.tiers: all ranks are on one node, so there is no neighbour to keep copies")
-    return tiers
