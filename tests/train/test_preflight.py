@@ -13,9 +13,10 @@ from megatrain.checkpoint.manifest import Manifest, write_manifest
 from megatrain.checkpoint.place import LocalPlace
 from megatrain.data.tokenizer import MODEL_FILE, Tokenizer, save_tokenizer
 from megatrain.errors import FailedWork, UserError
+from megatrain.parallel.collectives import alike
 from megatrain.parallel.context import ParallelContext
 from megatrain.state import RunFolder, RunState, checkpoint_name
-from megatrain.train import preflight, session
+from megatrain.train import preflight
 from megatrain.train.preflight import prepare_run
 from tests.distributed.corpus import make_corpus, run_config
 
@@ -121,10 +122,10 @@ def test_errors_are_alike_on_all_ranks() -> None:
 
     for kind in (UserError, FailedWork):
         with pytest.raises(kind, match="why"):
-            session.alike(lambda kind=kind: fail(kind), ParallelContext.single())
+            alike(lambda kind=kind: fail(kind), ParallelContext.single())
     with pytest.raises(ZeroDivisionError):
-        session.alike(lambda: 1 / 0, ParallelContext.single())
-    assert session.alike(lambda: 5, ParallelContext.single()) == 5
+        alike(lambda: 1 / 0, ParallelContext.single())
+    assert alike(lambda: 5, ParallelContext.single()) == 5
 
 
 def test_prepared_is_frozen(corpus: Path, tmp_path: Path) -> None:
