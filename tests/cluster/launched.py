@@ -61,12 +61,13 @@ class Home:
                 stderr=stream,
                 start_new_session=True,
             )
-        return Started(process, self.folder / run, out)
+        return Started(process, self.folder / run, out, self.config)
 
 
 class Started:
-    def __init__(self, process: subprocess.Popen[bytes], run: Path, out: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], run: Path, out: Path, config: Path) -> None:
         self.process, self.run, self.out = process, run, out
+        self._arguments = (str(config), f"run.folder={run.name}")
 
     def until_steps(self, count: int) -> None:
         """Wait until so many steps of this run are recorded."""
@@ -80,7 +81,7 @@ class Started:
     def ranks(self) -> list[int]:
         """Pids of this run's ranks, by rank."""
         found = {}
-        for pid in processes_with(f"run.folder={self.run.name}"):
+        for pid in processes_with(*self._arguments):
             variables = read(pid, "environ").split("\0")
             rank = [value.removeprefix("RANK=") for value in variables if value.startswith("RANK=")]
             if rank and "pretrain.py" in read(pid, "cmdline"):
@@ -89,7 +90,7 @@ class Started:
 
     def until_gone(self) -> None:
         """Wait until no process of this run lives: no launcher, no rank."""
-        self._until(lambda: not processes_with(f"run.folder={self.run.name}"), "an end of all processes")
+        self._until(lambda: not processes_with(*self._arguments), "an end of all processes")
 
     def said(self) -> str:
         return self.out.read_text(errors="replace")
@@ -108,12 +109,12 @@ def read(pid: int, name: str) -> str:
         return ""
 
 
-def processes_with(argument: str) -> list[int]:
-    """Pids of living processes that were started with this argument."""
+def processes_with(*arguments: str) -> list[int]:
+    """Pids of living processes that were started with these arguments."""
     return [
         int(path.name)
         for path in Path("/proc").iterdir()
-        if path.name.isdigit() and argument in read(int(path.name), "cmdline").split("\0")
+        if path.name.isdigit() and set(arguments) <= {*read(int(path.name), "cmdline").split("\0")}
     ]
 
 
