@@ -70,8 +70,7 @@ def piece_boxes(piece: Piece, start: int, stop: int) -> Iterator[tuple[Box, int]
     """The boxes of the logical tensor that the flat range [start, stop) of a *stored* parameter covers.
 
     Yields each box, in the logical tensor's coordinates, with the flat position in the stored parameter of
-    its
-    first element.
+    its first element.
     """
     inner = math.prod(piece.local[1:])
     first = piece.first_row * inner

@@ -2,8 +2,7 @@
 and where.
 
 Tried with the DeepSpeed that constraints.txt names; tests/checkpoint/test_fragments.py fails loudly when
-another one
-moves them.
+another one moves them.
 """
 
 from __future__ import annotations
@@ -90,11 +89,28 @@ def held_boxes(module: nn.Module, optimizer: Any, layout: Layout, tensor_rank: i
     return held
 
 
-def after_load(optimizer: Any, adam_step: int) -> None:
-    """Collective. Bring the low-precision weights and Adam's step count after the fp32 partitions were
-    overwritten."""
+def copied_boxes(module: nn.Module, layout: Layout) -> list[Held]:
+    """The boxes of the low-precision weights that this rank computes with, whole with ZeRO 1 and 2.
+
+    They follow from the fp32 weights of all data-parallel ranks; nobody owns them.
+    """
+    return [
+        Held(f"{WEIGHTS}/{piece.name}", piece.shape, box, view.view(box.shape), owner=False)
+        for name, parameter in module.named_parameters()
+        for piece in layout[name]
+        for box, at in piece_boxes(piece, 0, parameter.numel())
+        for view in [parameter.detach().view(-1).narrow(0, at, box.numel)]
+    ]
+
+
+def set_adam_step(optimizer: Any, adam_step: int) -> None:
+    """The number of updates so far, of every entry."""
     for entry in optimizer.optimizer.state.values():
         entry["step"].fill_(float(adam_step))
+
+
+def gather_copies(optimizer: Any) -> None:
+    """Collective. Make the low-precision weights anew from the fp32 weights of all data-parallel ranks."""
     if type(optimizer).__name__ != "DeepSpeedZeroOptimizer_Stage3":
         with torch.no_grad():
             optimizer.update_lp_params()

@@ -12,7 +12,7 @@ import xxhash
 
 from megatrain.checkpoint.boxes import Box
 from megatrain.checkpoint.manifest import MANIFEST, Manifest, StoredBox, box_key, read_manifest
-from megatrain.checkpoint.place import OpenFile, Place, blocks, open_place
+from megatrain.checkpoint.place import LocalPlace, OpenFile, Place, blocks, open_place
 from megatrain.checkpoint.storage import DTYPES, Extent, FileInfo, raw_bytes, read_extents
 from megatrain.errors import FailedWork
 
@@ -23,19 +23,25 @@ MAX_OPEN_FILES = 64
 class Checkpoint:
     """A committed checkpoint, opened for reading; files are opened when they are first needed."""
 
-    def __init__(self, folder: Path | str, place: Place | None = None) -> None:
-        """`folder` is a path or URL, or the name of a folder in `place`.
+    def __init__(self, folder: Path | str, place: Place | None = None, *, parted: bool = False) -> None:
+        """`folder` is a path or URL, or the name of a folder in `place`; with `parted` files it lacks some.
 
         Raises UserError for a newer format, FailedWork for an unsound manifest.
         """
         parent, _, name = str(folder).rstrip("/").rpartition("/")
         self.place = place or open_place(parent or ("/" if str(folder).startswith("/") else "."))
         self.name = name
+        self.parted = parted
         self.manifest: Manifest = read_manifest(self.place, name)
         self._open: OrderedDict[int, tuple[OpenFile, Mapping[str, Extent]]] = OrderedDict()
 
     def __str__(self) -> str:
         return f"{self.place}/{self.name}"
+
+    @property
+    def at_hand(self) -> bool:
+        """Every rank reads every file, and what another rank of its host has read is in memory."""
+        return isinstance(self.place, LocalPlace) and not self.parted
 
     def damaged(self, share: int = 0, shares: int = 1, *, hashes: bool = True) -> list[str]:
         """Files of this rank's share whose size, or hash, is not the manifest's: "name: what"."""

@@ -278,7 +278,7 @@ class Store:
         for failed in gather_objects(error, self.context.world):
             if failed is not None:
                 raise FailedWork(failed)
-        return Checkpoint(found.name, found.tier.place)
+        return Checkpoint(found.name, found.tier.place, parted=True)
 
     def _candidates(self) -> list[tuple[Tier, str]]:
         """Newest first, of the same step the nearest first; alike on all ranks."""
@@ -388,7 +388,7 @@ def _files_for(manifest: Manifest, held: Sequence[Held]) -> set[str]:
 def load(checkpoint: Checkpoint, held: Sequence[Held]) -> None:
     """Copy the checkpoint's values into this rank's boxes, whatever layout they were saved on.
 
-    Raises FailedWork when a tensor is absent or of another shape. `fragments.after_load` must follow.
+    Raises FailedWork when a tensor is absent or of another shape.
     """
     checkpoint.require_shapes({(h.tensor, h.shape) for h in held})
     for h in held:

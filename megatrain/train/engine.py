@@ -12,11 +12,14 @@ from typing import Any
 import torch
 
 from megatrain.checkpoint import fragments
+from megatrain.checkpoint.read import Checkpoint
+from megatrain.checkpoint.store import load
 from megatrain.config import Config, Derived
 from megatrain.data.loader import Batch
 from megatrain.model import LossSum, Transformer
 from megatrain.model.flops import count_parameters
 from megatrain.model.init import build_model
+from megatrain.parallel.collectives import alike
 from megatrain.parallel.context import DeepSpeedMpu, ParallelContext
 from megatrain.parallel.plan import Layout
 from megatrain.train.optimizer import GuardedAdamW, build_optimizer
@@ -100,9 +103,29 @@ class Engine:
         names = {f"{fragments.WEIGHTS}/{piece.name}" for piece in pieces}
         return [(held.tensor, held.data) for held in self.held() if held.tensor in names]
 
-    def after_load(self, adam_step: int) -> None:
-        """Collective. Follows when `held` boxes were overwritten."""
-        fragments.after_load(self.deepspeed.optimizer, adam_step)
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Collective. Overwrite weights, moments and Adam's step count with the checkpoint's, straight from
+        its files.
+
+        Raises FailedWork on all ranks when one of them finds a tensor absent or of another shape.
+        """
+        self._overwrite(checkpoint, self.held(), checkpoint.manifest.state.optimizer_step)
+
+    def load_weights(self, checkpoint: Checkpoint) -> None:
+        """Collective. Like `load`, but for a new run: the moments and the step count stay zero."""
+        weights = [held for held in self.held() if held.tensor.startswith(f"{fragments.WEIGHTS}/")]
+        self._overwrite(checkpoint, weights, 0)
+
+    def _overwrite(self, checkpoint: Checkpoint, held: list[fragments.Held], adam_step: int) -> None:
+        zero = self.deepspeed.optimizer
+        # gloo is slower than a file that another rank of the host has just read.
+        read = self.context.device.type == "cpu" and checkpoint.at_hand and self.copies()
+        if read:
+            held = held + fragments.copied_boxes(self.model, self.layout)
+        alike(lambda: load(checkpoint, held), self.context)
+        fragments.set_adam_step(zero, adam_step)
+        if not read:
+            fragments.gather_copies(zero)
 
 
 def build_engine(config: Config, derived: Derived, context: ParallelContext) -> Engine:

@@ -16,7 +16,6 @@ from megatrain.checkpoint.read import Checkpoint
 from megatrain.checkpoint.retention import Retention
 from megatrain.checkpoint.store import (
     Store,
-    load,
     may_commit,
     require_same_model,
     require_same_precision,
@@ -46,7 +45,7 @@ from megatrain.resilience.watchdog import Phase, Watchdog
 from megatrain.state import Event, RunFolder, RunState
 from megatrain.train.engine import DTYPES, Engine, build_engine
 from megatrain.train.preflight import Prepared, prepare_run, require_same_data, writable
-from megatrain.train.rollback import known_records, take_up
+from megatrain.train.rollback import known_records
 from megatrain.train.session import Session
 
 ABANDON_S = 60.0
@@ -199,7 +198,7 @@ def _begin(
         alike(lambda: require_same_model(checkpoint, prepared.identity), context)
         alike(lambda: _require_precision(checkpoint, prepared, config), context)
         alike(lambda: require_same_data(stored, prepared.fingerprint, config), context)
-        take_up(checkpoint, engine)
+        engine.load(checkpoint)
         state = replace(stored, attempt=attempt, data_fingerprint=prepared.fingerprint)
         log.event(
             Event.RESUME,
@@ -213,9 +212,7 @@ def _begin(
         source = config.checkpoint.load_weights_from
         checkpoint = alike(lambda: Checkpoint(source), context)
         alike(lambda: require_same_model(checkpoint, prepared.identity), context)
-        weights = [held for held in engine.held() if held.tensor.startswith("weights/")]
-        alike(lambda: load(checkpoint, weights), context)
-        engine.after_load(0)
+        engine.load_weights(checkpoint)
         log.event(
             Event.START,
             0,

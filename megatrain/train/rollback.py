@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from megatrain import faults
-from megatrain.checkpoint.read import Checkpoint
-from megatrain.checkpoint.store import load
 from megatrain.errors import FailedWork
 from megatrain.parallel.collectives import alike, broadcast_object
 from megatrain.parallel.context import ParallelContext
@@ -21,7 +19,6 @@ from megatrain.resilience.timeline import (
     write_records,
 )
 from megatrain.state import Event, RunFolder, RunState, StepResult, Verdict
-from megatrain.train.engine import Engine
 from megatrain.train.session import Session
 
 
@@ -80,7 +77,8 @@ def roll_back(session: Session, state: RunState) -> RunState:
     alike(lambda: _write(session, records), context)
     faults.point("rollback.recorded", rank=context.world.rank)
     store.forget(lambda stored: belongs(stored, records))
-    stored = take_up(checkpoint, session.engine)
+    session.engine.load(checkpoint)
+    stored = checkpoint.manifest.state
     session.log.event(
         Event.ROLLBACK,
         state.step,
@@ -101,14 +99,6 @@ def known_records(folder: RunFolder, context: ParallelContext) -> Records:
     read: Records = alike(lambda: read_records(folder) if first else (), context)
     known: Records = broadcast_object(read, context.world)
     return known
-
-
-def take_up(checkpoint: Checkpoint, engine: Engine) -> RunState:
-    """Collective. Load weights and moments, and give the state that was stored with them."""
-    alike(lambda: load(checkpoint, engine.held()), engine.context)
-    stored = checkpoint.manifest.state
-    engine.after_load(stored.optimizer_step)
-    return stored
 
 
 def _write(session: Session, records: Records) -> None:

@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ from megatrain.checkpoint.commit import Facts, Identity
 from megatrain.checkpoint.fragments import EXP_AVG, EXP_AVG_SQ, master_partitions
 from megatrain.checkpoint.place import LocalPlace
 from megatrain.checkpoint.retention import Retention
-from megatrain.checkpoint.store import Store, load
+from megatrain.checkpoint.store import Store
 from megatrain.checkpoint.tier import MAIN, Tier
 from megatrain.config import Config, derive, parse_config
 from megatrain.data.loader import RankBatch, make_batch
@@ -48,6 +48,7 @@ from megatrain.model.flops import count_parameters
 from megatrain.parallel.collectives import gather_objects
 from megatrain.parallel.context import ParallelContext
 from megatrain.resilience.signals import Wish
+from megatrain.resilience.spikes import judge_after
 from megatrain.state import RunState
 from megatrain.train.engine import Engine, build_engine
 from megatrain.train.loop import advance
@@ -112,8 +113,11 @@ def _spawn(phase: str, ranks: int, config: Config, rounds: int, folder: Path) ->
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
-    torch.multiprocessing.spawn(_rank, (ranks, port, phase, config, rounds, folder), nprocs=ranks)
-    return json.loads((folder / f"{phase}.json").read_text())
+    torch.multiprocessing.spawn(  # type: ignore[attr-defined,no-untyped-call]
+        _rank, (ranks, port, phase, config, rounds, folder), nprocs=ranks
+    )
+    figures: Figures = json.loads((folder / f"{phase}.json").read_text())
+    return figures
 
 
 def _rank(rank: int, ranks: int, port: int, phase: str, config: Config, rounds: int, folder: Path) -> None:
@@ -253,7 +257,7 @@ class Training:
     def __init__(self, config: Config, context: ParallelContext) -> None:
         self.config, self.context = config, context
         self.engine = open_engine(config, context)
-        self.engine.model.universal_checkpoint_info = {}  # ds_to_universal wants to find it
+        setattr(self.engine.model, "universal_checkpoint_info", {})  # noqa: B010 -  ds_to_universal wants to find it
         random = np.random.default_rng(context.world.rank)
         windows = random.integers(2, config.model.vocab_size, (1, config.data.sequence_length + 1))
         micro = make_batch(windows, np.array([True]), eos_id=1, document_mask=False)
@@ -271,10 +275,11 @@ class Training:
             LEARNING_RATE,
             Wish(),
             samples=self.config.train.global_batch,
+            judge=judge_after(self.state.window, self.config.resilience.spikes),
             saving=saving,
         )
         seconds = time.perf_counter() - started
-        self.state = advance(self.state, result)
+        self.state = advance(self.state, result, self.config.resilience.spikes.window)
         return seconds, result.saving
 
     def save(self, store: Store) -> None:
@@ -321,12 +326,8 @@ def load_ours(engine: Engine, context: ParallelContext, folder: Path, cache: str
         found = store.find()
         assert found.name is not None
         find_s = time.perf_counter() - started
-        checkpoint = store.open(found, engine.held())
-        load(checkpoint, engine.held())
-        read_s = time.perf_counter() - started
-        engine.after_load(checkpoint.manifest.state.optimizer_step)
+        engine.load(store.open(found, engine.held()))
         note(seconds, f"megatrain {cache}, find", find_s)
-        note(seconds, f"megatrain {cache}, after", time.perf_counter() - started - read_s)
 
     with cached(folder / OURS, cache, context, seconds, OURS):
         note(seconds, f"megatrain {cache}", timed(whole, context))
@@ -373,7 +374,7 @@ def timed(work: Callable[[], object], context: ParallelContext) -> float:
 
 def most(value: float, context: ParallelContext) -> float:
     """Collective."""
-    return max(gather_objects(value, context.world))
+    return float(max(gather_objects(value, context.world)))
 
 
 def note(figures: Figures, name: str, value: float) -> None:
@@ -440,9 +441,9 @@ def _table(figures: Figures) -> str:
     lines = ["| what | megatrain | DeepSpeed | ratio |", "|---|---:|---:|---:|"]
 
     def median(name: str) -> float:
-        return statistics.median(figures[name])
+        return float(statistics.median(figures[name]))
 
-    def row(what: str, ours: float, theirs: float, unit: str = "ms") -> None:
+    def row(what: str, ours: float, theirs: float, *, unit: Literal["ms", "MB"] = "ms") -> None:
         scale = {"ms": 1e3, "MB": 1e-6}[unit]
         ratio = f"{ours / theirs:.2f}" if ours * 2 > theirs else f"1 / {theirs / ours:.1f}"
         lines.append(f"| {what} | {scale * ours:.0f} {unit} | {scale * theirs:.0f} {unit} | {ratio} |")
@@ -454,7 +455,7 @@ def _table(figures: Figures) -> str:
         row("stall, worst", *(max(times) for times in later.values()))
         row("stall, the first", *(times[0] for times in stalls.values()))
         row("until it is safe on the disk", *(median(f"saves/{who} commit") for who in (OURS, THEIRS)))
-        row("room on the disk", *(median(f"saves/{who} bytes") for who in (OURS, THEIRS)), "MB")
+        row("room on the disk", *(median(f"saves/{who} bytes") for who in (OURS, THEIRS)), unit="MB")
     for cache in ("warm", "cold"):
         if f"loads/megatrain {cache}" in figures:
             row(f"load, {cache}", *(median(f"loads/{who} {cache}") for who in (OURS, THEIRS)))
@@ -464,12 +465,8 @@ def _table(figures: Figures) -> str:
         row("the same, conversion left out", median("layout/megatrain warm"), load_s)
     for cache in ("warm", "cold"):
         if f"loads/megatrain {cache}" in figures:
-            find_s, after_s = (median(f"loads/megatrain {cache}, {part}") for part in ("find", "after"))
-            lines += [
-                "",
-                f"of our {cache} load, {1e3 * find_s:.0f} ms are the hash check and {1e3 * after_s:.0f} ms "
-                "the weights' way to all ranks",
-            ]
+            find_s = median(f"loads/megatrain {cache}, find")
+            lines += ["", f"of our {cache} load, {1e3 * find_s:.0f} ms are the hash check"]
     for phase in ("steps", "free-core"):
         if f"{phase}/busy" in figures:
             lines += ["", _step_text(phase, figures)]
@@ -482,7 +479,7 @@ def _step_text(phase: str, figures: Figures) -> str:
     ratios = [statistics.mean(b) / statistics.mean(q) for b, q in pairs]
 
     def median(name: str) -> float:
-        return 1e3 * statistics.median(figures[f"{phase}/{name}"])
+        return 1e3 * float(statistics.median(figures[f"{phase}/{name}"]))
 
     return (
         f"{phase}: a step takes {statistics.median(ratios):.3f} of a quiet one while files are written "

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -102,10 +102,10 @@ class Soak:
         if not ranks:
             return
         one = self.draw.choice(ranks)
-        deeds: dict[str, Callable[[], None]] = {
+        deeds: dict[str, Callable[[], object]] = {
             "kill a rank": lambda: _signal(one, signal.SIGKILL),
-            "kill all ranks": lambda: [_signal(rank, signal.SIGKILL) for rank in ranks] and None,
-            "kill the launcher": lambda: [_signal(one, signal.SIGKILL) for one in launchers] and None,
+            "kill all ranks": lambda: _signal_all(ranks, signal.SIGKILL),
+            "kill the launcher": lambda: _signal_all(launchers, signal.SIGKILL),
             "kill the supervisor": supervisor.kill,
             "stop a rank": lambda: _signal(one, signal.SIGSTOP),
             "SIGTERM to a rank": lambda: _signal(one, signal.SIGTERM),
@@ -157,6 +157,11 @@ class Soak:
 def _signal(pid: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, number)
+
+
+def _signal_all(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        _signal(pid, number)
 
 
 def verdict(folder: Path) -> list[str]:

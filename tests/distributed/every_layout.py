@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 
-from megatrain.checkpoint.store import load
 from megatrain.config import Config
 from megatrain.parallel.context import ParallelContext
 from tests.conftest import SETTINGS
@@ -65,9 +64,8 @@ def go_on_from_all(
         store = training.store_of(folder, engine)
         found = store.find()
         checkpoint = store.open(found, engine.held())
-        load(checkpoint, engine.held())
+        engine.load(checkpoint)
         state = checkpoint.manifest.state
-        engine.after_load(state.optimizer_step)
         stray = training.stray_values(engine, whole)
         _, record = training.one_step(engine, config, state)
         results.append({"stray": stray, **record})

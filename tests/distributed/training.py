@@ -19,7 +19,7 @@ import xxhash
 from megatrain.checkpoint.commit import Facts, Identity
 from megatrain.checkpoint.place import LocalPlace
 from megatrain.checkpoint.retention import Retention
-from megatrain.checkpoint.store import Store, load
+from megatrain.checkpoint.store import Store
 from megatrain.checkpoint.tier import MAIN, Tier
 from megatrain.config import Config, derive, parse_config
 from megatrain.data.loader import Batch, RankBatch, make_batch, rows_of_rank
@@ -224,9 +224,8 @@ def resume(
     found = store.find()
     assert found.name is not None
     checkpoint = store.open(found, engine.held())
-    load(checkpoint, engine.held())
+    engine.load(checkpoint)
     state = checkpoint.manifest.state
-    engine.after_load(state.optimizer_step)
     stray = stray_values(engine, whole)
     state, records = steps(engine, config, state, after)
     return {"stray": stray, "records": records, "digest": digest(engine), "state": state}
