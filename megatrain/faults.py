@@ -16,6 +16,7 @@ import errno
 import os
 import signal
 import socket
+import stat
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -117,6 +118,9 @@ def _is_for(wish: Mapping[str, str], name: str, rank: int, count: int) -> bool:
 def _disconnect() -> None:
     """Shut down every connection of this process, as a network that is lost with a reset does."""
     for descriptor in map(int, os.listdir("/proc/self/fd")):
-        with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
-            if connection.family in (socket.AF_INET, socket.AF_INET6):
-                connection.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):
+            if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                continue  # a copy of it would stay open, and a pipe would never end
+            with socket.socket(fileno=os.dup(descriptor)) as connection:
+                if connection.family in (socket.AF_INET, socket.AF_INET6):
+                    connection.shutdown(socket.SHUT_RDWR)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import socket
 import subprocess
@@ -100,8 +101,9 @@ def test_by_step_and_attempt_and_several_at_once(monkeypatch: pytest.MonkeyPatch
 
 
 def test_disconnect(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connections are shut down, for both ends; files and pipes are not."""
+    """Connections are shut down, for both ends; files and pipes are not, and no copy of them stays open."""
     monkeypatch.setenv("MEGATRAIN_FAULT", "point=a,do=disconnect")
+    reader, writer = os.pipe()
     with socket.create_server(("127.0.0.1", 0)) as server, open(__file__, encoding="utf-8") as file:
         with socket.create_connection(server.getsockname()) as ours:
             theirs, _ = server.accept()
@@ -109,6 +111,10 @@ def test_disconnect(monkeypatch: pytest.MonkeyPatch) -> None:
                 faults.point("a", rank=0)
                 assert theirs.recv(1) == b"" and ours.recv(1) == b""
         assert file.readline().startswith('"""')
+    os.write(writer, b"x")
+    os.close(writer)
+    assert os.read(reader, 2) == b"x" and os.read(reader, 1) == b"", "the pipe does not end"
+    os.close(reader)
 
 
 @pytest.mark.parametrize(

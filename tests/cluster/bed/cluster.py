@@ -84,6 +84,7 @@ class Cluster:
         if self._switch is not None:
             assert self._switch.stdin is not None
             self._switch.stdin.close()
+            self._switch.kill()  # its child, the first process of its namespaces, is killed with it
             for process in (self._switch, *self._hosts.values()):
                 try:
                     process.wait(PATIENCE_S)
