@@ -1,5 +1,7 @@
 """The config of a data preparation: its frozen tree, its YAML, its overrides, its one-line errors."""
 
+from __future__ import annotations
+
 import difflib
 import re
 import typing
@@ -8,60 +10,51 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from data_tools.document import StepSection
+from data_tools.readers import Source
+from data_tools.sections import Count, Fraction, Section
+from data_tools.step_list import Steps
+from data_tools.steps.clean import CleanStep
+from data_tools.steps.length import LengthStep
+from data_tools.upgrade import upgraded
+from data_tools.where import Local, Where
 from megatrain.errors import UserError, require
 
-FORMAT_VERSION = 1
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+FORMAT_VERSION = 2
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+class SourceConfig(Source):
+    """Where one source's documents are, and what is done to them."""
+
+    steps: Steps | None = None
+    """What its documents pass through, in this order; null: the steps of all sources."""
+    keep: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """The share of its documents that is kept, chosen by the hash of their text."""
 
 
-class Source(_Section):
-    """Where one source's documents are."""
+class Duplicates(Section):
+    """Which documents count as the same; of those the first source's is kept."""
 
-    files: Annotated[
-        tuple[str, ...], Field(min_length=1)
-    ]  # Paths, globs or folders, from the working directory.
-    text_column: str = "text"  # The field of a JSON line that holds the text.
-    document_separator: str | None = (
-        None  # For .txt: what stands between documents; null: a file is a document.
-    )
+    exact: bool = True
+    """By the hash of the text after all steps."""
 
 
-class Clean(_Section):
-    """What is done to the characters of a document."""
-
-    fix_encoding: bool = False  # Mend text that was decoded wrongly (mojibake), by ftfy.
-    invalid_utf8: Literal["replace", "skip"] = (
-        "replace"  # Bytes that are no UTF-8: U+FFFD, or drop the document.
-    )
-
-
-class Filter(_Section):
-    """Which documents are kept."""
-
-    min_characters: Annotated[int, Field(ge=1)] = 1
-    max_characters: Annotated[int, Field(ge=1)] = 10_000_000
-
-
-class Split(_Section):
+class Split(Section):
     """The share of documents that is held out, chosen by the hash of their text."""
 
     validation: Fraction = 0.01
     test: Fraction = 0.01
 
     @model_validator(mode="after")
-    def _leaves_something(self) -> "Split":
+    def _leaves_something(self) -> Split:
         if self.validation + self.test >= 1:
             raise ValueError(f"validation + test ({self.validation} + {self.test}) must be below 1")
         return self
 
 
-class TokenizerTraining(_Section):
+class TokenizerTraining(Section):
     """The tokenizer: an existing sentencepiece model, or how to train one on the train split."""
 
     model: str | None = None  # A sentencepiece model file to use; null: train one.
@@ -70,31 +63,49 @@ class TokenizerTraining(_Section):
     training_bytes: Annotated[int, Field(gt=0)] = 200_000_000  # How much text at most it is trained on.
 
 
-class Shards(_Section):
+class Shards(Section):
     """How large a shard grows."""
 
     max_tokens: Annotated[int, Field(gt=0)] = 100_000_000
+    """A single document that is longer gets a shard of its own."""
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """One preparation: raw files to token shards."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     output: str
-    overwrite: bool = False  # Replace an output that another config or other files made.
-    workers: Annotated[int, Field(ge=0)] = 0  # Processes; 0: one a core. The result does not depend on it.
-    seed: int = 0  # Of the shuffle of documents.
-    sources: Annotated[dict[str, Source], Field(min_length=1)]
-    clean: Clean = Clean()
-    filter: Filter = Filter()
-    deduplicate: Literal["exact", "none"] = "exact"
+    overwrite: bool = False
+    """Replace an output that another config or other files made."""
+    append: bool = False
+    """Add the sources that the output lacks; what is there stays as it is."""
+    where: Where = Local()
+    """The result does not depend on it."""
+    task_mib: Count = 0
+    """Raw MiB that a task reads; 0: a 64th of a source, within 1 and 256. A file is never cut, and the result
+    does not depend on it."""
+    seed: int = 0
+    """Of the shuffle of documents."""
+    samples: Count = 20
+    """How many of the documents dropped for each reason are kept for reading, for each source."""
+    sources: Annotated[dict[str, SourceConfig], Field(min_length=1)]
+    steps: Steps = (CleanStep(), LengthStep())
+    """What the documents of every source pass through, in this order."""
+    duplicates: Duplicates = Duplicates()
     split: Split = Split()
     tokenizer: TokenizerTraining = TokenizerTraining()
     shards: Shards = Shards()
 
     def deciding(self) -> dict[str, Any]:
         """What decides the output: all but where it goes and how it is computed."""
-        return self.model_dump(mode="json", exclude={"output", "overwrite", "workers"})
+        return self.model_dump(
+            mode="json", exclude={"output", "overwrite", "append", "where", "task_mib", "samples"}
+        )
+
+    def steps_of(self, source: str) -> Sequence[StepSection]:
+        """The list that a source's documents pass through."""
+        own = self.sources[source].steps
+        return self.steps if own is None else own
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> DataConfig:
@@ -111,6 +122,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> DataConfig:
     require(isinstance(tree, dict), f"{path}: a config is a mapping of sections")
     for override in overrides:
         _apply(tree, override)
+    tree = upgraded(tree)
     version = tree.get("version", FORMAT_VERSION)
     require(
         not isinstance(version, int) or version <= FORMAT_VERSION,

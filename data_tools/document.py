@@ -32,6 +32,12 @@ class Drop:
     """What was found, for whoever reads the samples of what was dropped: "mean word length 11.2"."""
 
 
+class StepSection(Protocol):
+    """The config section of a step."""
+
+    def build(self) -> Step: ...
+
+
 class Step(Protocol):
     """One line of the list of steps, made from its config section by `section.build()`.
 

@@ -43,8 +43,15 @@ def locked(output: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def workshop(output: Path) -> Path:
+    """The folder where stages leave their results until the output is complete; kept when a run is cut off."""
+    work = output.with_name(f".{output.name}.work")
+    work.mkdir(exist_ok=True)
+    return work
+
+
 def begin(output: Path) -> Path:
-    """An empty folder to make the output in; what an interrupted run left there is removed."""
+    """An empty folder to put the output together in; what an interrupted run left there is removed."""
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()

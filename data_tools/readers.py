@@ -9,11 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
-from data_tools.config import Source
+from data_tools.document import Document, Drop
+from data_tools.sections import Section
 from megatrain.errors import UserError, require
 
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
 _CHUNK_BYTES = 1 << 20
+
+
+class Source(Section):
+    files: tuple[str, ...]
+    text_column: str = "text"
+    document_separator: str | None = None
+    invalid_utf8: Literal["replace", "skip"] = "replace"
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,11 @@ class Unreadable:
     reason: Literal["broken_json", "no_text"]
 
 
-def find_files(name: str, source: Source) -> list[Path]:
+def find_files(name: str, source: Source):
+    return [InputPart(str(p), p.stat().st_size, str(p.stat().st_mtime_ns)) for p in _find_files(name, source)]
+
+
+def _find_files(name: str, source: Source) -> list[Path]:
     """The files of a source, each pattern's in the order of their names.
 
     Raises UserError where a pattern matches none, a file is of an unknown kind or all are empty.
@@ -60,7 +72,20 @@ def find_files(name: str, source: Source) -> list[Path]:
     return found
 
 
-def read_documents(path: Path, source: Source) -> Iterator[Raw | Unreadable]:
+def read_documents(part, source, name):
+    for n, raw in enumerate(_read_documents(Path(part.url), source)):
+        if isinstance(raw, Unreadable):
+            yield n, Drop("read." + raw.reason)
+        elif raw.had_invalid_utf8 and source.invalid_utf8 == "skip":
+            yield n, Drop("read.invalid_utf8")
+        else:
+            d = Document(raw.text, name)
+            if raw.had_invalid_utf8:
+                d.counts["read.invalid_utf8"] += 1
+            yield n, d
+
+
+def _read_documents(path: Path, source: Source) -> Iterator[Raw | Unreadable]:
     """The documents of one file, in order. Raises UserError where a compressed file is damaged."""
     try:
         with _open(path) as stream:
@@ -107,3 +132,15 @@ def _json_line(line: bytes, column: str) -> Raw | Unreadable:
         return Unreadable("broken_json")
     text = tree.get(column) if isinstance(tree, dict) else None
     return Raw(text, raw.had_invalid_utf8) if isinstance(text, str) else Unreadable("no_text")
+
+
+@dataclass(frozen=True)
+class InputPart:
+    url: str
+    bytes: int
+    modified: str
+
+    def content_hash(self) -> str:
+        from megatrain.durable import hash_file
+
+        return hash_file(Path(self.url))

@@ -41,6 +41,7 @@ POINTS = (
     "checkpoint.prune",
     "rollback.recorded",
     "rollback.done",
+    "data.task",
 )
 ACTIONS = ("kill", "crash", "full", "hang", "slow", "disconnect")
 NUMBERS = {"loss": ("nan", "spike"), "gradient": ("nan", "spike"), "weights": ("flip",)}

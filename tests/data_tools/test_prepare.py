@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from data_tools import output, prepare
-from data_tools.config import DataConfig
+from data_tools.config import DataConfig, load_config
+from data_tools.where import Local
 from data_tools.progress import Progress
 from megatrain.data.dataset import TokenDataset
 from megatrain.data.shard import read_shard
@@ -47,7 +48,7 @@ def config(tmp_path: Path) -> DataConfig:
     _write(tmp_path / "b.jsonl", [*_poems(60, "beta"), "shared", *_poems(2, "alpha")])
     return DataConfig(
         output=str(tmp_path / "out"),
-        workers=1,
+        where={"engine": "local", "workers": 1},
         sources={name: {"files": [str(tmp_path / f"{name}.jsonl")]} for name in "ab"},
         split={"validation": 0.1, "test": 0.1},
         tokenizer={"vocab_size": 320},
@@ -81,8 +82,10 @@ def test_all_documents_come_out_once(config: DataConfig) -> None:
     assert by_source["b"] == sorted(_poems(60, "beta"))
     counts = prepared.splits["train"].made["counts"]
     a, b = counts["a"], counts["b"]
-    assert (a["read"], a["broken_json"], a["empty"], a["invalid_utf8_replaced"]) == (154, 1, 1, 1)
-    assert (a["kept"], a["duplicate"]) == (152, 0) and (b["kept"], b["duplicate"]) == (60, 3)
+    assert (a["read"], a["read.broken_json"], a["length.empty"]) == (154, 1, 1)
+    assert prepared.splits["train"].made["changes"]["a"] == {"read.invalid_utf8": 1}
+    assert a["kept"] == 152 and "duplicates.exact" not in a
+    assert (b["kept"], b["duplicates.exact"]) == (60, 3)
     assert set(prepared.splits) == {"train", "validation", "test"}
     for name, manifest in prepared.splits.items():
         dataset = TokenDataset.open(prepared.folder / name)
@@ -98,7 +101,8 @@ def test_all_documents_come_out_once(config: DataConfig) -> None:
 
 def test_the_output_depends_on_config_and_files_alone(config: DataConfig, tmp_path: Path) -> None:
     first = prepare.prepare(config, QUIET).folder
-    again = prepare.prepare(config.model_copy(update={"output": str(tmp_path / "two"), "workers": 2}), QUIET)
+    change = {"output": str(tmp_path / "two"), "where": Local(workers=2)}
+    again = prepare.prepare(config.model_copy(update=change), QUIET)
     assert _files(again.folder) == _files(first)
 
 
@@ -147,35 +151,45 @@ def test_foreign_folders_and_two_at_once_are_refused(config: DataConfig, tmp_pat
 
 def test_killed_at_any_moment_leaves_nothing_half_made(config: DataConfig, tmp_path: Path) -> None:
     path = tmp_path / "data.yaml"
-    path.write_text(json.dumps({**config.model_dump(mode="json"), "workers": 1}))
+    path.write_text(json.dumps(config.model_dump(mode="json")))
     command = [sys.executable, "-m", "data_tools.prepare", str(path)]
-    moments = ((".out.partial/work", signal.SIGKILL), (".out.partial/tokenizer", signal.SIGINT))
-    for appeared, how in (*moments, (".out.partial/train/*.arrow", signal.SIGKILL)):
-        assert _signalled(command, str(tmp_path / appeared), how, tmp_path / "out") in (-how, 130)
+    moments = (
+        (".out.work/collect-*/00000", signal.SIGKILL),
+        (".out.work/tokenizer-*", signal.SIGINT),
+        (".out.work/tokenize-*/.0*", signal.SIGKILL),
+        (".out.work/shards-*/00001", signal.SIGKILL),
+        (".out.partial/train/*.arrow", signal.SIGKILL),
+    )
+    for appeared, how in moments:
+        code, said = _signalled(command, str(tmp_path / appeared), how, tmp_path / "out")
+        assert code in (-how, 130), said
         assert not (tmp_path / "out").exists()
     finished = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
+    assert "collect: 2 of 2 tasks were done before" in finished.stderr
     reference = prepare.prepare(config.model_copy(update={"output": str(tmp_path / "reference")}), QUIET)
     assert _files(tmp_path / "out") == _files(reference.folder)
-    assert not [name for name in os.listdir(tmp_path) if name.endswith((".partial", ".lock", ".old"))]
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
 
 
-def _signalled(command: list[str], appeared: str, how: signal.Signals, out: Path) -> int:
-    """Exit code of the command, signalled once a file has appeared; a run that was faster is made again."""
+def _signalled(command: list[str], appeared: str, how: signal.Signals, out: Path) -> tuple[int, str]:
+    """Exit code and words of the command, signalled once a file has appeared; a run that was faster is made again."""
     for _ in range(20):
         process = subprocess.Popen(
             command,
             cwd=REPOSITORY,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
             # A suite that was started in the background of a shell hands down that SIGINT is ignored.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         while process.poll() is None and not glob.glob(appeared):
             time.sleep(0.002)
         process.send_signal(how)
-        if code := process.wait(120):
-            return code
+        _, said = process.communicate(timeout=120)
+        if process.returncode:
+            return process.returncode, said
         shutil.rmtree(out)
     raise AssertionError("every run ended before the signal came")
 
@@ -186,8 +200,12 @@ def _signalled(command: list[str], appeared: str, how: signal.Signals, out: Path
         (None, {}, "no such file"),
         (b"", {}, "every file is empty"),
         (b"\n \n", {}, "no document is left"),
-        (b'{"body": "x"}\n', {}, r"no document is left \(no_text 1, read 1\); check its files, text_column"),
-        (b'{"text": "\xff\xff"}\n', {"clean": {"invalid_utf8": "skip"}}, "invalid_utf8_skipped 1"),
+        (
+            b'{"body": "x"}\n',
+            {},
+            r"no document is left \(read 1, read.no_text 1\); check its files, text_column",
+        ),
+        (b'{"text": "\xff\xff"}\n', {"clean": {"invalid_utf8": "skip"}}, "read.invalid_utf8 1"),
         (b'{"text": "little"}\n', {"split": {"validation": 0, "test": 0}}, "tokenizer.vocab_size"),
         (
             b'{"text": "little"}\n',
@@ -213,6 +231,40 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert last.startswith("error: ")
     assert re.search(message, last), last
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([{"cleen": {}}], "no step is called cleen; did you mean clean?"),
+        ([{"clean": {"fix": True}}], "unknown key clean.fix"),
+        ([{"length": {"min_characters": "few"}}], "length.min_characters: Input should be a valid integer"),
+        ([{"clean": {}, "length": {}}], "write its name and its settings"),
+        ("clean", "must be a list of steps"),
+    ],
+)
+def test_bad_steps_are_told(tmp_path: Path, steps: object, message: str) -> None:
+    path = tmp_path / "data.yaml"
+    path.write_text(json.dumps({"output": "out", "sources": {"x": {"files": ["x"]}}, "steps": steps}))
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_config(path)
+
+
+def test_a_config_of_version_1_says_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "data.yaml"
+    tree = {"output": "out", "sources": {"x": {"files": ["x"]}}}
+    old = {
+        "workers": 3,
+        "clean": {"fix_encoding": True},
+        "filter": {"min_characters": 5},
+        "deduplicate": "none",
+    }
+    path.write_text(json.dumps({"version": 1, **tree, **old}))
+    steps = [{"clean": {"fix_encoding": True}}, {"length": {"min_characters": 5}}]
+    new = {"where": {"engine": "local", "workers": 3}, "steps": steps, "duplicates": {"exact": False}}
+    assert load_config(path) == DataConfig.model_validate({**tree, **new})
+    path.write_text(json.dumps({**tree, **old}))
+    assert load_config(path) == DataConfig.model_validate({**tree, **new})
 
 
 def test_an_existing_tokenizer_is_used(config: DataConfig, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def make_corpus(folder: Path, seed: int = 0) -> Path:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
     config = DataConfig(
         output=str(folder / "data"),
-        workers=1,
+        where={"engine": "local", "workers": 1},
         sources={name: {"files": [str(folder / f"{name}.jsonl")]} for name in ("prose", "verse")},
         split={"validation": 0.15, "test": 0.05},
         tokenizer={"vocab_size": VOCABULARY},

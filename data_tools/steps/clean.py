@@ -3,7 +3,8 @@
 import re
 import unicodedata
 
-from data_tools.config import Clean, Filter
+from data_tools.document import Document, Step
+from data_tools.sections import Section
 
 _NEWLINES = re.compile("\r\n?|[\x85\u2028\u2029]")
 # Controls but tab and newline; byte order mark; noncharacters. Joiners and variation selectors carry meaning.
@@ -14,7 +15,21 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 _SPACE_SIGN = "▁"
 
 
-def clean(text: str, config: Clean) -> str:
+class CleanStep(Section):
+    """What is done to the characters of a document."""
+
+    fix_encoding: bool = False
+    """Mend text that was decoded wrongly (mojibake), by ftfy."""
+
+    def build(self) -> Step:
+        def step(document: Document) -> Document:
+            document.text = clean(document.text, self)
+            return document
+
+        return step
+
+
+def clean(text: str, config: CleanStep) -> str:
     """Text in NFC, with `\\n` for every kind of line end and without control characters. Idempotent.
 
     Compatibility forms stay as they are: full-width punctuation is Chinese, not an accident.
@@ -24,17 +39,6 @@ def clean(text: str, config: Clean) -> str:
         text = _fix_encoding(text)
     text = _CONTROLS.sub("", _NEWLINES.sub("\n", text)).replace(_SPACE_SIGN, "_")
     return unicodedata.normalize("NFC", text)
-
-
-def drop_reason(text: str, config: Filter) -> str | None:
-    """Why a cleaned text is not kept, or None."""
-    if not text.strip():
-        return "empty"
-    if len(text) < config.min_characters:
-        return "too_short"
-    if len(text) > config.max_characters:
-        return "too_long"
-    return None
 
 
 def _fix_encoding(text: str) -> str:
