@@ -24,6 +24,7 @@ REQUIRES = [
 EXTRAS = {
     "export": ["protobuf>=5", "tokenizers>=0.21", "transformers>=5.0"],
     "remote": ["gcsfs>=2026.10", "s3fs>=2026.9"],  # checkpoints on s3:// and gs://
+    "ray": ["ray>=2.50"],  # data preparation on a Ray cluster
     "dev": [
         "flask>=3.1",  # with flask-cors: all of moto's server that S3 needs
         "flask-cors>=6.0",
@@ -33,6 +34,7 @@ EXTRAS = {
         "pytest>=8.3",
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.6",
+        "ray>=2.50",
         "ruff>=0.11",
         "s3fs>=2026.9",
         "types-PyYAML>=6.0",
@@ -68,7 +70,12 @@ setup(
         "launch",
         "slurm",
     ],
-    package_data={"data_tools.corpus": ["*.gz", "*.md"], "launch": ["*.sh"], "slurm": ["*.sbatch", "*.sh"]},
+    package_data={
+        "data_tools": ["*.sh"],
+        "data_tools.corpus": ["*.gz", "*.md"],
+        "launch": ["*.sh"],
+        "slurm": ["*.sbatch", "*.sh"],
+    },
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["megatrain = megatrain.cli:main"]},

@@ -76,7 +76,8 @@ class _Kept:
 
 
 def collect(stage: Stage, task: Mapping[str, Any], room: Path) -> Mapping[str, Any]:
-    """Task: {"source": name, "parts": what to read, in order}; gives the counts of what befell its documents."""
+    """Task: {"source": name, "parts": what to read, in order}; gives the counts of what befell its
+    documents."""
     name, source = task["source"], stage.config.sources[task["source"]]
     parts = [InputPart(**part) for part in task["parts"]]
     passed = _Through([section.build() for section in stage.config.steps_of(name)])

@@ -1,7 +1,7 @@
 """What runs the tasks of a stage: processes of this machine, a SLURM job array, a Ray cluster.
 
-They run the same thing, `task.run((stage, number))`, which reads all that it needs from the stage's folder and
-leaves its result there; the scheduling is theirs.
+They run the same thing, `task.run((stage, number))`, which reads all that it needs from the stage's folder
+and leaves its result there; the scheduling is theirs.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def engine(where: Where) -> Iterator[Engine]:
         case Slurm():
             require(
                 shutil.which("sbatch") is not None,
-                "where.engine=slurm: no sbatch on this machine; start it on a login node, or use engine=local",
+                "where.engine=slurm: no sbatch on this machine; start on a login node, or use engine=local",
             )
             yield lambda stage, numbers: _slurm(where, stage, numbers)
         case Ray():
@@ -93,7 +93,7 @@ def _submit(where: Slurm, stage: Path, numbers: Sequence[int]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     require(
         done.returncode == 0,
-        f"where: sbatch refused: {' '.join(done.stderr.split()) or done.returncode}; mend the section `where`",
+        f"where: sbatch refused: {' '.join(done.stderr.split()) or done.returncode}; mend section `where`",
     )
     job = done.stdout.strip().partition(";")[0]
     (stage / "job").write_text(job)
@@ -115,7 +115,7 @@ def _await(job: str, stage: Path, numbers: Sequence[int]) -> Iterator[int]:
         if gone and left:
             logs = stage / "logs" / f"{min(left)}.log"
             raise FailedWork(
-                f"SLURM's array {job} has ended and {len(left)} tasks left no result (the first: see {logs}); "
+                f"SLURM's array {job} has ended and {len(left)} tasks left no result (see {logs}); "
                 "run the same command again to go on"
             )
         if left:

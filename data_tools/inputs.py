@@ -1,4 +1,6 @@
-"""The raw files of a preparation: which they are, how they are divided into tasks, whether they have changed."""
+"""The raw files of a preparation: which they are, how they are divided into tasks, whether they have
+changed.
+"""
 
 from __future__ import annotations
 

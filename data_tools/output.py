@@ -44,7 +44,8 @@ def locked(output: Path) -> Iterator[None]:
 
 
 def workshop(output: Path) -> Path:
-    """The folder where stages leave their results until the output is complete; kept when a run is cut off."""
+    """The folder where stages leave their results until the output is complete; kept when a run is cut
+    off."""
     work = output.with_name(f".{output.name}.work")
     work.mkdir(exist_ok=True)
     return work
@@ -60,7 +61,7 @@ def begin(output: Path) -> Path:
 
 def commit(partial: Path, output: Path, record: Mapping[str, Any]) -> None:
     """Write the record and move the whole to its place; an older output is there until then."""
-    write_durably(partial / PREPARED, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+    write_record(partial, record)
     if output.exists():
         old = output.with_name(f".{output.name}.old")
         shutil.rmtree(old, ignore_errors=True)
@@ -70,6 +71,11 @@ def commit(partial: Path, output: Path, record: Mapping[str, Any]) -> None:
     else:
         os.rename(partial, output)
     sync_folder(output.parent)
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Say what the folder holds, and that it is complete."""
+    write_durably(folder / PREPARED, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def read_record(output: Path) -> dict[str, Any] | None:

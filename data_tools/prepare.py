@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from data_tools import output
+from data_tools.append import append
+from data_tools.assemble import Base
 from data_tools.config import DataConfig, load_config
 from data_tools.engines import engine
 from data_tools.inputs import Inputs, find_inputs, require_same_inputs
@@ -33,23 +35,27 @@ class Prepared:
 def prepare(config: DataConfig, progress: Progress | None = None) -> Prepared:
     """Make the dataset of a config, or find that it is made.
 
-    Nothing appears at `config.output` before all of it is complete, so it may be killed at any moment; called
-    again, it goes on from the tasks that are done. The result depends on the config and the files alone. Raises
-    UserError where the input is missing or empty, or the output was made by another config or from other files
-    and `overwrite` is not set.
+    Nothing appears at `config.output` before all of it is complete, so it may be killed at any moment;
+    called again, it goes on from the tasks that are done. The result depends on the config and the files
+    alone. Raises UserError where the input is missing or empty, or the output was made by another config or
+    from other files and `overwrite` is not set.
     """
     progress = progress or Progress()
     folder = Path(config.output)
     with output.locked(folder):
+        record = output.read_record(folder)
+        if record is not None and config.append and not config.overwrite:
+            made_now = append(config, record, progress)
+            return Prepared(folder, _manifests(folder), made_now)
         inputs = find_inputs(config)
-        if (record := output.read_record(folder)) is not None and not config.overwrite:
+        if record is not None and not config.overwrite:
             _require_same(folder, record, config, inputs)
             progress.note(f"{folder}: already prepared from this config and these files; nothing to do")
             return Prepared(folder, _manifests(folder), made_now=False)
         work = output.workshop(folder)
         with engine(config.where) as run:
             partial = output.begin(folder)
-            made = make(Workshop(work, config, run, progress), inputs, partial)
+            made = make(Workshop(work, config, run, progress), inputs, partial, Base())
         output.commit(partial, folder, made)
         shutil.rmtree(work)
     progress.note(f"{folder}: complete")

@@ -1,4 +1,6 @@
-"""The last stage: every shard is a range of the global shuffle, gathered from all tasks that encoded its source."""
+"""The last stage: every shard is a range of the global shuffle, gathered from all tasks that encoded its
+source.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,9 @@ _SHIFT = 64 - _BINS_LOG2
 
 
 def plan_ranges(indices: Sequence[Path], max_tokens: int) -> list[tuple[int, int]]:
-    """Ranges [low, high) of the shuffle for the shards of one source and split: as few as `max_tokens` allows,
-    alike in size. They end between bins of a millionth of the documents; one that is too large stands alone.
-    """
+    """Ranges [low, high) of the shuffle for the shards of one source and split: as few as `max_tokens`
+    allows, alike in size. They end between bins of a millionth of the documents; one that is too large
+    stands alone."""
     tokens = np.zeros(1 << _BINS_LOG2, np.int64)
     for path in indices:
         rows = np.load(path, mmap_mode="r")
@@ -43,7 +45,8 @@ def plan_ranges(indices: Sequence[Path], max_tokens: int) -> list[tuple[int, int
 
 
 def write(stage: Stage, task: Mapping[str, Any], room: Path) -> Mapping[str, Any]:
-    """Task: {"source", "split", "name", "low", "high"}; the stage's `parts` are the tasks that encoded a source.
+    """Task: {"source", "split", "name", "low", "high"}; the stage's `parts` are the tasks that encoded a
+    source.
 
     Leaves the shard and, as parquet, where each of its documents came from; gives the shard's description.
     """

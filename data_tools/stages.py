@@ -1,4 +1,6 @@
-"""A stage brought to its end: its tasks written down, the unfinished ones run, their results read in order."""
+"""A stage brought to its end: its tasks written down, the unfinished ones run, their results read in
+order.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,8 @@ class Workshop:
     ) -> tuple[str, list[dict[str, Any]]]:
         """Run the tasks that are not done; gives the stage's name, a folder here, and all results in order.
 
-        The name has the hash of what the results depend on: the tasks, what they share, and what `decides` adds. A
-        folder of that name holds results of the same work, begun by a run that was cut off.
+        The name has the hash of what the results depend on: the tasks, what they share, and what `decides`
+        adds. A folder of that name holds results of the same work, begun by a run that was cut off.
         """
         name = f"{kind}-{key_of(tasks, shared, decides)}"
         folder = self.folder / name

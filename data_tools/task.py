@@ -1,8 +1,9 @@
 """One task of a stage: what it reads, what it leaves, and how it runs wherever it is.
 
-A stage is a folder: `stage.json` (its kind, the config, what else its tasks share), `tasks.jsonl` (a line for each
-task), and a folder for each task that is done. A task works in a folder of its own and renames it when all in it is
-flushed: a result is there whole or not at all, and of two runs of one task the first to end counts.
+A stage is a folder: `stage.json` (its kind, the config, what else its tasks share), `tasks.jsonl` (a line
+for each task), and a folder for each task that is done. A task works in a folder of its own and renames it
+when all in it is flushed: a result is there whole or not at all, and of two runs of one task the first to
+end counts.
 """
 
 from __future__ import annotations

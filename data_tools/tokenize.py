@@ -1,7 +1,7 @@
 """The stage that encodes what is kept, one task for each task of `collect`.
 
-A task leaves for each split `SPLIT.tokens`, the documents' tokens one after the other, and `SPLIT.npy`, a row for
-each of them; both in the order of the global shuffle, so that a shard is a run of each task's file.
+A task leaves for each split `SPLIT.tokens`, the documents' tokens one after the other, and `SPLIT.npy`, a
+row for each of them; both in the order of the global shuffle, so that a shard is a run of each task's file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ INDEX = np.dtype(
         ("record", "<i8"),
     ]
 )
-"""`order` is the place in the shuffle, `tokens` counts EOS; `language` numbers the result's list, -1 for none."""
+"""`order` is the place in the shuffle, `tokens` counts EOS; `language` numbers the result's list, -1 for
+none.
+"""
 
 
 def tokenize(stage: Stage, task: Mapping[str, Any], room: Path) -> Mapping[str, Any]:

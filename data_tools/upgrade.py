@@ -7,7 +7,8 @@ Tree = dict[str, Any]
 
 
 def upgraded(tree: Tree) -> Tree:
-    """The tree of a config of any version as one of the newest; what it cannot read it leaves for the check."""
+    """The tree of a config of any version as one of the newest; what it cannot read it leaves for the
+    check."""
     version = tree.get("version", 1 if _looks_old(tree) else None)
     return _from_1(tree) if version == 1 else tree
 

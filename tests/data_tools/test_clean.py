@@ -1,10 +1,10 @@
 """The cleaning of text."""
 
 import pytest
+from data_tools.clean import clean, drop_reason
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_tools.clean import clean, drop_reason
 from data_tools.config import Clean, Filter
 
 

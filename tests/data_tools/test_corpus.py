@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from data_tools.clean import clean
 
 import data_tools.corpus
-from data_tools.clean import clean
 from data_tools.config import Clean
 
 FOLDER = Path(data_tools.corpus.__file__).parent

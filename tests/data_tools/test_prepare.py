@@ -18,8 +18,8 @@ import pytest
 
 from data_tools import output, prepare
 from data_tools.config import DataConfig, load_config
-from data_tools.where import Local
 from data_tools.progress import Progress
+from data_tools.where import Local
 from megatrain.data.dataset import TokenDataset
 from megatrain.data.shard import read_shard
 from megatrain.data.tokenizer import Tokenizer
@@ -173,7 +173,8 @@ def test_killed_at_any_moment_leaves_nothing_half_made(config: DataConfig, tmp_p
 
 
 def _signalled(command: list[str], appeared: str, how: signal.Signals, out: Path) -> tuple[int, str]:
-    """Exit code and words of the command, signalled once a file has appeared; a run that was faster is made again."""
+    """Exit code and words of the command, signalled once a file has appeared; a run that was faster is
+    made again."""
     for _ in range(20):
         process = subprocess.Popen(
             command,
@@ -275,3 +276,46 @@ def test_an_existing_tokenizer_is_used(config: DataConfig, tmp_path: Path) -> No
     assert {n: m.fingerprint for n, m in second.splits.items()} == {
         n: m.fingerprint for n, m in first.splits.items()
     }
+
+
+def test_a_source_is_added_without_touching_what_is_there(config: DataConfig, tmp_path: Path) -> None:
+    """Cut off in the middle and done again; its duplicates of what is there go, and nothing else changes."""
+    folder = prepare.prepare(config, QUIET).folder
+    before = _files(folder)
+    _write(tmp_path / "c.jsonl", [*_poems(90, "gamma"), "shared", *_poems(3, "beta")])
+    tree = {**config.model_dump(mode="json"), "append": True}
+    tree["sources"] = {"c": {"files": [str(tmp_path / "c.jsonl")]}, **tree["sources"]}
+    path = tmp_path / "more.yaml"
+    path.write_text(json.dumps(tree))
+    command = [sys.executable, "-m", "data_tools.prepare", str(path)]
+    shards = len(list(folder.glob("train/*.arrow")))
+    appeared = str(folder / "train" / f"shard-{shards + 1:05d}.arrow")
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not glob.glob(appeared):
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    (tmp_path / "a.jsonl").unlink()  # what is there needs its raw files no more
+    more = DataConfig.model_validate(tree)
+    prepared = prepare.prepare(more, QUIET)
+    after = _files(folder)
+    changed = {name for name, found in before.items() if after[name] != found}
+    assert changed == {"prepared.json", *(f"{split}/manifest.json" for split in prepared.splits)}
+    texts = _texts(folder)
+    assert sorted(t for place in texts for t in texts[place] if place[1] == "c") == sorted(
+        _poems(90, "gamma")
+    )
+    made = prepared.splits["train"].made
+    assert made["counts"]["c"] == {
+        "duplicates.exact": 4,
+        "kept": 90,
+        "kept_bytes": made["counts"]["c"]["kept_bytes"],
+        "read": 94,
+    }
+    assert set(made["counts"]) == set(made["config"]["sources"]) == set("abc")
+    for split in prepared.splits:
+        TokenDataset.open(folder / split).verify()
+    assert not prepare.prepare(more, QUIET).made_now
+    assert _files(folder) == after
+    with pytest.raises(UserError, match=r"another config \(seed: 0 there, 5 now\); sources can be added"):
+        prepare.prepare(more.model_copy(update={"seed": 5}), QUIET)

@@ -1,0 +1,50 @@
+"""Sources added to a dataset that is complete: its shards, its tokenizer and the order of its documents
+stay.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data_tools import output
+from data_tools.assemble import added, read_base
+from data_tools.config import DataConfig
+from data_tools.engines import engine
+from data_tools.inputs import find_inputs
+from data_tools.pipeline import PIPELINE_VERSION, make
+from data_tools.progress import Progress
+from data_tools.stages import Workshop
+from megatrain.errors import require
+
+
+def append(config: DataConfig, record: Mapping[str, Any], progress: Progress) -> bool:
+    """Add the sources of the config that the dataset lacks, and say whether there were any.
+
+    New shards lie there before a manifest names them, and the record comes last: what was cut off is done
+    again, from the tasks that are done. Raises UserError where anything else in the config has changed.
+    """
+    folder = Path(config.output)
+    has = record["config"]["sources"]
+    new = {name: source for name, source in config.sources.items() if name not in has}
+    same = {name: source for name, source in config.sources.items() if name in has}
+    found = output.difference(
+        {"pipeline_version": record["pipeline_version"], **record["config"]},
+        {"pipeline_version": PIPELINE_VERSION, **config.model_copy(update={"sources": same}).deciding()},
+    )
+    mend = "sources can be added, all else must stay; undo that, or choose another output"
+    require(found is None, f"{folder}: was prepared by another config ({found}); {mend}")
+    if not new:
+        progress.note(f"{folder}: has all of these sources; nothing to do")
+        return False
+    alone = config.model_copy(update={"sources": new})
+    inputs = find_inputs(alone)
+    work = output.workshop(folder)
+    with engine(config.where) as run:
+        made = make(Workshop(work, alone, run, progress), inputs, folder, read_base(folder, set(has)))
+    output.write_record(folder, added(record, made))
+    shutil.rmtree(work)
+    progress.note(f"{folder}: complete, with {', '.join(new)} added")
+    return True

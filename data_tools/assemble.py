@@ -1,0 +1,145 @@
+"""What the stages gave, put together as a dataset: new, or added to one that is there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_tools import samples
+from data_tools.collect import as_keys
+from data_tools.selection import SPLITS, Keys
+from data_tools.stages import Workshop
+from megatrain.data.manifest import (
+    Manifest,
+    ShardInfo,
+    TokenizerInfo,
+    read_manifest,
+    splits_in,
+    write_manifest,
+)
+from megatrain.data.shard import read_doc_ids, token_dtype
+from megatrain.data.tokenizer import FOLDER
+from megatrain.errors import require
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard that is made: its split, the folder that it lies in, its description."""
+
+    split: str
+    folder: Path
+    info: ShardInfo
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a dataset has when sources are added to it; nothing, where it is new."""
+
+    manifests: Mapping[str, Manifest] = field(default_factory=dict)
+    """Of each split, with the shards of the sources that it has."""
+    keys: Keys = field(default_factory=lambda: np.zeros((0, 2), np.uint64))
+    """Of all its documents."""
+    tokenizer: tuple[str, TokenizerInfo] | None = None
+
+    def shards(self, split: str) -> tuple[ShardInfo, ...]:
+        return self.manifests[split].shards if split in self.manifests else ()
+
+    def next_number(self, split: str) -> int:
+        """Of the next shard's file; numbers may be missing, none is used twice."""
+        return 1 + max((int(info.name[6:-6]) for info in self.shards(split)), default=-1)
+
+    def made(self, new: Mapping[str, Any]) -> dict[str, Any]:
+        """What is told of the dataset with the new sources: each source has its own entry."""
+        old = next(iter(self.manifests.values())).made if self.manifests else {}
+        return added(old, new) if old else dict(new)
+
+
+def read_base(folder: Path, sources: set[str]) -> Base:
+    """A dataset as it was with these sources, also where adding others was cut off in the middle."""
+    manifests = {}
+    digests = bytearray()
+    for path in splits_in(folder):
+        manifest = read_manifest(path)
+        shards = tuple(shard for shard in manifest.shards if shard.source in sources)
+        if shards:
+            manifests[path.name] = replace(manifest, shards=shards, made=_only(manifest.made, sources))
+            for shard in shards:
+                digests += read_doc_ids(path / shard.name)
+    info = next(iter(manifests.values())).tokenizer
+    return Base(manifests, as_keys(bytes(digests)), (str(folder.absolute() / FOLDER), info))
+
+
+def added(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Two records of different sources as one."""
+    both = {
+        name: {**old.get(name, {}), **new[name]}
+        for name in ("counts", "changes", "languages", "inputs")
+        if name in new
+    }
+    sources = {**old["config"]["sources"], **new["config"]["sources"]}
+    return {**new, **both, "config": {**new["config"], "sources": sources}}
+
+
+def assemble(
+    target: Path,
+    base: Base,
+    shards: Sequence[Shard],
+    info: TokenizerInfo,
+    made: Mapping[str, Any],
+    dropped: Mapping[str, Sequence[Path]],
+    shop: Workshop,
+) -> None:
+    """Put everything in its place; the manifests, which make it count, come last."""
+    require(
+        any(shard.split == "train" for shard in shards),
+        "sources: no document fell to the train split; give more documents",
+    )
+    for shard in shards:
+        lineage = target / "lineage" / shard.split
+        (target / shard.split).mkdir(exist_ok=True)
+        lineage.mkdir(parents=True, exist_ok=True)
+        _link(shard.folder / shard.info.name, target / shard.split / shard.info.name)
+        _link(shard.folder / "lineage.parquet", (lineage / shard.info.name).with_suffix(".parquet"))
+    (target / "dropped").mkdir(exist_ok=True)
+    for name, files in dropped.items():
+        samples.merged(files, shop.config.samples, target / "dropped" / f"{name}.jsonl")
+    for split in SPLITS:
+        mine = base.shards(split) + tuple(shard.info for shard in shards if shard.split == split)
+        if mine:
+            dtype = str(token_dtype(info.vocab_size))
+            write_manifest(target / split, Manifest(split, dtype, info, mine, base.made(made)))
+        elif getattr(shop.config.split, split):
+            shop.progress.note(
+                f"warning: no document fell to the {split} split: none is written; raise split.{split}"
+            )
+
+
+def put_tokenizer(files: Path, target: Path) -> None:
+    """The tokenizer's files into a new dataset."""
+    shutil.copytree(files, target / FOLDER)
+
+
+def _only(made: Mapping[str, Any], sources: set[str]) -> dict[str, Any]:
+    """What is told of some sources alone."""
+    config = {
+        **made["config"],
+        "sources": {n: s for n, s in made["config"]["sources"].items() if n in sources},
+    }
+    parts = {
+        name: {source: told for source, told in made[name].items() if source in sources}
+        for name in ("counts", "changes", "languages")
+        if name in made
+    }
+    return {**made, **parts, "config": config}
+
+
+def _link(file: Path, place: Path) -> None:
+    """The same file under another name; what an attempt that was cut off has put there gives way."""
+    place.unlink(missing_ok=True)
+    os.link(file, place)
