@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
         return []
     edges = [0, *(high for _, high in ranges)]
     assert edges[-1] == 1 << 64
-    return list(zip(edges, edges[1:], strict=False))
+    return list(pairwise(edges))
 
 
 def test_sizes_are_balanced(tmp_path: Path) -> None:
