@@ -10,11 +10,13 @@ import xxhash
 
 from data_tools.clean import clean, drop_reason
 from data_tools.config import Clean, Filter, Source
-from data_tools.readers import Unreadable, read_documents
-from megatrain.durable import hash_file
+from data_tools.document import Drop
+from data_tools.readers import InputPart, read_documents
+from data_tools.readers import Source as RawSource
 
 # A document's key: the two halves of the xxh3-128 of its cleaned text, big end first.
 Keys = npt.NDArray[np.uint64]
+_NAMES = {"read.invalid_bytes": "invalid_utf8_skipped"}
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class CollectTask:
 
     source_name: str
     source: Source
-    raw: Path
+    raw: InputPart
     text: Path
     clean: Clean
     filter: Filter
@@ -49,18 +51,14 @@ def collect(task: CollectTask) -> Collected:
     counts: Counter[str] = Counter()
     keys, lengths = bytearray(), list[int]()
     with task.text.open("wb") as out:
-        for raw in read_documents(task.raw, task.source):
+        for _, found in read_documents(task.raw, as_read(task.source, task.clean), task.source_name):
             counts["read"] += 1
-            if isinstance(raw, Unreadable):
-                counts[raw.reason] += 1
+            if isinstance(found, Drop):
+                counts[_NAMES.get(found.reason, found.reason.removeprefix("read."))] += 1
                 continue
-            if raw.had_invalid_utf8:
-                counts[
-                    "invalid_utf8_" + ("skipped" if task.clean.invalid_utf8 == "skip" else "replaced")
-                ] += 1
-                if task.clean.invalid_utf8 == "skip":
-                    continue
-            text = clean(raw.text, task.clean)
+            if found.counts["read.invalid_bytes"]:
+                counts["invalid_utf8_replaced"] += 1
+            text = clean(found.text, task.clean)
             if reason := drop_reason(text, task.filter):
                 counts[reason] += 1
                 continue
@@ -72,8 +70,13 @@ def collect(task: CollectTask) -> Collected:
             counts["clean_bytes"] += len(content)
     halves = np.frombuffer(bytes(keys), ">u8").astype(np.uint64).reshape(-1, 2)
     return Collected(
-        task.source_name, task.text, hash_file(task.raw), halves, np.array(lengths, np.int64), counts
+        task.source_name, task.text, task.raw.content_hash(), halves, np.array(lengths, np.int64), counts
     )
+
+
+def as_read(source: Source, clean: Clean) -> RawSource:
+    """What the readers are told of a source."""
+    return RawSource(**source.model_dump(), invalid_bytes=clean.invalid_utf8)
 
 
 def doc_ids(keys: Keys) -> list[bytes]:

@@ -1,6 +1,5 @@
 """Raw text to token shards: the steps of a preparation, one after the other."""
 
-import os
 import shutil
 import sys
 from collections import Counter
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from data_tools import output
-from data_tools.collect import Collected, CollectTask, collect
+from data_tools.collect import Collected, CollectTask, as_read, collect
 from data_tools.config import DataConfig, load_config
 from data_tools.progress import Progress
-from data_tools.readers import find_files
+from data_tools.readers import InputPart, find_files
 from data_tools.selection import SPLITS, Documents, first_of_each, shuffled, split_of, tabulate
 from data_tools.train_tokenizer import read_model, train_tokenizer
 from data_tools.workers import Map, pool
@@ -55,7 +54,9 @@ def prepare(config: DataConfig, progress: Progress | None = None) -> Prepared:
     progress = progress or Progress()
     folder = Path(config.output)
     with output.locked(folder):
-        files = {name: find_files(name, source) for name, source in config.sources.items()}
+        files = {
+            name: find_files(name, as_read(source, config.clean)) for name, source in config.sources.items()
+        }
         inputs = _stat(files)
         if (record := output.read_record(folder)) is not None and not config.overwrite:
             _require_same(folder, record, config, inputs)
@@ -76,7 +77,7 @@ def prepare(config: DataConfig, progress: Progress | None = None) -> Prepared:
 
 
 def _make(
-    config: DataConfig, files: Mapping[str, list[Path]], partial: Path, over: Map, progress: Progress
+    config: DataConfig, files: Mapping[str, list[InputPart]], partial: Path, over: Map, progress: Progress
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """All the steps, into an empty folder. Gives the hash of each raw file and the counts of every step."""
     work = partial / "work"
@@ -108,12 +109,12 @@ def _make(
                 f"warning: no document fell to the {name} split: none is written; raise split.{name}"
             )
     shutil.rmtree(work)
-    raw = [path for paths in files.values() for path in paths]
-    return {str(path): part.raw_hash for path, part in zip(raw, collected, strict=True)}, counts
+    raw = [file for parts in files.values() for file in parts]
+    return {file.url: part.raw_hash for file, part in zip(raw, collected, strict=True)}, counts
 
 
 def _collect(
-    config: DataConfig, files: Mapping[str, list[Path]], work: Path, over: Map, progress: Progress
+    config: DataConfig, files: Mapping[str, list[InputPart]], work: Path, over: Map, progress: Progress
 ) -> list[Collected]:
     raw = [(name, path) for name, paths in files.items() for path in paths]
     tasks = [
@@ -182,9 +183,9 @@ def _write_split(
     return Manifest(folder.name, dtype, tokenizer[1], tuple(shards), made)
 
 
-def _stat(files: Mapping[str, list[Path]]) -> dict[str, dict[str, int]]:
-    stats = {str(path): os.stat(path) for paths in files.values() for path in paths}
-    return {path: {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns} for path, stat in stats.items()}
+def _stat(files: Mapping[str, list[InputPart]]) -> dict[str, dict[str, int]]:
+    found = [file for parts in files.values() for file in parts]
+    return {file.url: {"bytes": file.bytes, "mtime_ns": int(file.modified)} for file in found}
 
 
 def _require_same(
