@@ -23,9 +23,13 @@ REQUIRES = [
 ]
 EXTRAS = {
     "export": ["protobuf>=5", "tokenizers>=0.21", "transformers>=5.0"],
+    "data": [
+        "backports.zstd>=1.0; python_version < '3.14'",  # raw files in .zst
+    ],
     "remote": ["gcsfs>=2026.10", "s3fs>=2026.9"],  # checkpoints on s3:// and gs://
     "ray": ["ray>=2.50"],  # data preparation on a Ray cluster
     "dev": [
+        "backports.zstd>=1.0; python_version < '3.14'",
         "flask>=3.1",  # with flask-cors: all of moto's server that S3 needs
         "flask-cors>=6.0",
         "hypothesis>=6.120",

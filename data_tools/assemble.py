@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -9,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from data_tools import samples
-from data_tools.collect import as_keys
-from data_tools.selection import SPLITS, Keys
+from data_tools.config import DataConfig
+from data_tools.duplicate_stage import Found
+from data_tools.duplicate_tasks import TABLES
+from data_tools.selection import SPLITS
 from data_tools.stages import Workshop
 from megatrain.data.manifest import (
     Manifest,
@@ -23,9 +24,13 @@ from megatrain.data.manifest import (
     splits_in,
     write_manifest,
 )
-from megatrain.data.shard import read_doc_ids, token_dtype
+from megatrain.data.shard import token_dtype
 from megatrain.data.tokenizer import FOLDER
+from megatrain.durable import write_durably
 from megatrain.errors import require
+
+TABLES_FOLDER = "duplicates"
+PARTS = "parts.json"
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,14 @@ class Base:
 
     manifests: Mapping[str, Manifest] = field(default_factory=dict)
     """Of each split, with the shards of the sources that it has."""
-    keys: Keys = field(default_factory=lambda: np.zeros((0, 2), np.uint64))
-    """Of all its documents."""
+    parts: Sequence[Mapping[str, Any]] = ()
+    """Its collected tasks, with the folders of their tables."""
     tokenizer: tuple[str, TokenizerInfo] | None = None
+
+    def corpus(self, config: DataConfig, new: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """All parts, those that are there first, as JSON values."""
+        sources = list(dict.fromkeys([*(part["source"] for part in self.parts), *config.sources]))
+        return {"sources": sources, "parts": [*self.parts, *new]}
 
     def shards(self, split: str) -> tuple[ShardInfo, ...]:
         return self.manifests[split].shards if split in self.manifests else ()
@@ -61,18 +71,26 @@ class Base:
 
 
 def read_base(folder: Path, sources: set[str]) -> Base:
-    """A dataset as it was with these sources, also where adding others was cut off in the middle."""
+    """A dataset as it was with these sources, also where adding others was cut off in the middle.
+
+    Raises UserError where it lacks the tables that new documents are compared with.
+    """
     manifests = {}
-    digests = bytearray()
     for path in splits_in(folder):
         manifest = read_manifest(path)
         shards = tuple(shard for shard in manifest.shards if shard.source in sources)
         if shards:
             manifests[path.name] = replace(manifest, shards=shards, made=_only(manifest.made, sources))
-            for shard in shards:
-                digests += read_doc_ids(path / shard.name)
+    tables = folder / TABLES_FOLDER
+    require(
+        (tables / PARTS).is_file(),
+        f"{folder}: has no {TABLES_FOLDER}/{PARTS}, so no source can be added; make it anew with "
+        "duplicates.keep_tables=true",
+    )
+    parts = [part for part in json.loads((tables / PARTS).read_text()) if part["source"] in sources]
+    parts = [{**part, "folder": str((tables / part["folder"]).absolute())} for part in parts]
     info = next(iter(manifests.values())).tokenizer
-    return Base(manifests, as_keys(bytes(digests)), (str(folder.absolute() / FOLDER), info))
+    return Base(manifests, parts, (str(folder.absolute() / FOLDER), info))
 
 
 def added(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,10 +110,9 @@ def assemble(
     shards: Sequence[Shard],
     info: TokenizerInfo,
     made: Mapping[str, Any],
-    dropped: Mapping[str, Sequence[Path]],
     shop: Workshop,
 ) -> None:
-    """Put everything in its place; the manifests, which make it count, come last."""
+    """Put the shards in their places, and last the manifests, which make them count."""
     require(
         any(shard.split == "train" for shard in shards),
         "sources: no document fell to the train split; give more documents",
@@ -106,9 +123,6 @@ def assemble(
         lineage.mkdir(parents=True, exist_ok=True)
         _link(shard.folder / shard.info.name, target / shard.split / shard.info.name)
         _link(shard.folder / "lineage.parquet", (lineage / shard.info.name).with_suffix(".parquet"))
-    (target / "dropped").mkdir(exist_ok=True)
-    for name, files in dropped.items():
-        samples.merged(files, shop.config.samples, target / "dropped" / f"{name}.jsonl")
     for split in SPLITS:
         mine = base.shards(split) + tuple(shard.info for shard in shards if shard.split == split)
         if mine:
@@ -123,6 +137,33 @@ def assemble(
 def put_tokenizer(files: Path, target: Path) -> None:
     """The tokenizer's files into a new dataset."""
     shutil.copytree(files, target / FOLDER)
+
+
+def put_tables(shop: Workshop, found: Found, target: Path) -> None:
+    """What later sources are compared with, as far as the config wants to keep it."""
+    if not shop.config.duplicates.keep_tables:
+        return
+    home = target / TABLES_FOLDER
+    told = []
+    for number, part in enumerate(found.corpus["parts"]):
+        told.append({**part, "folder": f"{number:05d}"})
+        place = home / f"{number:05d}"
+        source = shop.folder / part["folder"]
+        if source == place.absolute():
+            continue  # it is there, for it was there before
+        place.mkdir(parents=True, exist_ok=True)
+        for name in TABLES:
+            if (source / f"{name}.arrow").is_file():
+                _link(source / f"{name}.arrow", place / f"{name}.arrow")
+    write_durably(home / PARTS, (json.dumps(told, indent=1) + "\n").encode())
+
+
+def put_samples(shop: Workshop, parts: Sequence[Mapping[str, Any]], target: Path) -> None:
+    """A few documents of each source that was made, for each reason to drop one."""
+    (target / "dropped").mkdir(exist_ok=True)
+    for name in shop.config.sources:
+        files = [shop.folder / part["folder"] / "dropped.jsonl" for part in parts if part["source"] == name]
+        samples.merged(files, shop.config.samples, target / "dropped" / f"{name}.jsonl")
 
 
 def _only(made: Mapping[str, Any], sources: set[str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from data_tools.document import StepSection
+from data_tools.duplicates.settings import Near, Paragraphs, Substrings
 from data_tools.readers import Source
 from data_tools.sections import Count, Fraction, Section
 from data_tools.step_list import Steps
@@ -39,6 +40,15 @@ class Duplicates(Section):
 
     exact: bool = True
     """By the hash of the text after all steps."""
+    near: Near | None = None
+    """By MinHash of their n-grams."""
+    paragraphs: Paragraphs | None = None
+    """Paragraphs that an earlier document has are cut out."""
+    substrings: Substrings | None = None
+    """Long runs of words that an earlier document has are cut out."""
+    keep_tables: bool = True
+    """Keep beside the shards what later sources are compared with (16 bytes a document, and 12 for each band
+    and paragraph): without it none can be added."""
 
 
 class Split(Section):
@@ -84,6 +94,8 @@ class DataConfig(Section):
     task_mib: Count = 0
     """Raw MiB that a task reads; 0: a 64th of a source, within 1 and 256. A file is never cut, and the result
     does not depend on it."""
+    memory_mib: Annotated[int, Field(gt=0)] = 2048
+    """What a task of the search for duplicates may take; the result does not depend on it."""
     seed: int = 0
     """Of the shuffle of documents."""
     samples: Count = 20
@@ -99,7 +111,8 @@ class DataConfig(Section):
     def deciding(self) -> dict[str, Any]:
         """What decides the output: all but where it goes and how it is computed."""
         return self.model_dump(
-            mode="json", exclude={"output", "overwrite", "append", "where", "task_mib", "samples"}
+            mode="json",
+            exclude={"output", "overwrite", "append", "where", "task_mib", "memory_mib", "samples"},
         )
 
     def steps_of(self, source: str) -> Sequence[StepSection]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.config import DataConfig
-from data_tools.readers import InputPart, find_files
-from megatrain.errors import require
+from data_tools.readers import InputPart, find_files, require_readable, split
+from megatrain.errors import FailedWork, require
 
 _TASKS_A_SOURCE = 64
 _MIB = 1 << 20
@@ -23,24 +23,24 @@ _LEAST_MIB, _MOST_MIB = 1, 256
 class Inputs:
     """What each source reads, in order."""
 
-    parts: Mapping[str, Sequence[InputPart]]
+    config: DataConfig
+    files: Mapping[str, Sequence[InputPart]]
 
     def stats(self) -> dict[str, dict[str, Any]]:
         """What tells by a look whether a file is the same as before, by its URL."""
         return {
-            part.url: {"bytes": part.bytes, "modified": part.modified}
-            for parts in self.parts.values()
-            for part in parts
+            file.url: {"bytes": file.bytes, "modified": file.modified}
+            for files in self.files.values()
+            for file in files
         }
 
-    def tasks(self, task_mib: int) -> list[dict[str, Any]]:
-        """Runs of parts of one source, a task each; 0 MiB: a 64th of the source."""
+    def tasks(self) -> list[dict[str, Any]]:
+        """Runs of files of one source, or of parts of large ones, a task each."""
         tasks: list[dict[str, Any]] = []
-        for name, parts in self.parts.items():
-            total = sum(part.bytes for part in parts)
-            share = min(max(total // _TASKS_A_SOURCE, _LEAST_MIB * _MIB), _MOST_MIB * _MIB)
-            limit, room = (task_mib * _MIB or share), 0
-            for part in parts:
+        for name, files in self.files.items():
+            limit, room = self._task_bytes(files), 0
+            source = self.config.sources[name]
+            for part in (part for file in files for part in split(file, source, name, limit)):
                 if room < part.bytes or not tasks or tasks[-1]["source"] != name:
                     tasks.append({"source": name, "parts": []})
                     room = limit
@@ -48,27 +48,51 @@ class Inputs:
                 room -= part.bytes
         return tasks
 
+    def _task_bytes(self, files: Sequence[InputPart]) -> int:
+        total = sum(file.bytes for file in files)
+        share = min(max(total // _TASKS_A_SOURCE, _LEAST_MIB * _MIB), _MOST_MIB * _MIB)
+        return self.config.task_mib * _MIB or share
+
 
 def find_inputs(config: DataConfig) -> Inputs:
     """Look for every source's files. Raises UserError where one has none that can be read."""
-    return Inputs({name: find_files(name, source) for name, source in config.sources.items()})
+    files = {name: find_files(name, source) for name, source in config.sources.items()}
+    for name, found in files.items():
+        require_readable(name, config.sources[name], found)
+    return Inputs(config, files)
+
+
+def recorded(inputs: Inputs, read: Sequence[Sequence[Any]]) -> dict[str, dict[str, Any]]:
+    """What an output remembers of its raw files: their looks, and the hash of each part that was `read`."""
+    files: dict[str, dict[str, Any]] = {url: {**stat, "parts": []} for url, stat in inputs.stats().items()}
+    for url, *part in read:
+        files[url]["parts"].append(part)
+    return files
 
 
 def require_same_inputs(
     folder: Path, before: Mapping[str, Mapping[str, Any]], inputs: Inputs, mend: str
 ) -> None:
     """Raise UserError where a file was added, left out or changed since an output was made."""
-    now = {part.url: part for parts in inputs.parts.values() for part in parts}
+    now = {file.url: file for files in inputs.files.values() for file in files}
     changed = sorted(before.keys() ^ now.keys()) or [
-        url for url, part in now.items() if _changed(before[url], part)
+        url for url, file in now.items() if _changed(before[url], file)
     ]
     require(
         not changed, f"{folder}: was prepared from other files ({', '.join(changed[:3])} differs); {mend}"
     )
 
 
-def _changed(before: Mapping[str, Any], part: InputPart) -> bool:
-    if before["bytes"] != part.bytes:
+def _changed(before: Mapping[str, Any], file: InputPart) -> bool:
+    if before["bytes"] != file.bytes:
         return True
+    if before["modified"] == file.modified:
+        return False
     # A fresh clone has other times and the same content: only then is it worth the reading.
-    return bool(before["modified"] != part.modified and before["hash"] != part.content_hash())
+    try:
+        return any(
+            found is None or dataclasses.replace(file, start=start, bytes=size).content_hash() != found
+            for start, size, found in before["parts"]
+        )
+    except FailedWork:
+        return True

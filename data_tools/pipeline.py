@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from data_tools.assemble import Base, Shard, assemble, put_tokenizer
-from data_tools.duplicate_stage import removed_documents
-from data_tools.inputs import Inputs
+from data_tools.assemble import Base, Shard, assemble, put_samples, put_tables, put_tokenizer
+from data_tools.duplicate_stage import Found, find_duplicates
+from data_tools.inputs import Inputs, recorded
+from data_tools.readers import require_few_broken
 from data_tools.selection import SPLITS
 from data_tools.shards import plan_ranges
 from data_tools.stages import Workshop
@@ -34,19 +32,16 @@ class Collected:
     stage: str
     results: Sequence[Mapping[str, Any]]
 
-    @property
-    def folders(self) -> list[str]:
-        """Of the tasks, in the workshop."""
-        return [f"{self.stage}/{number:05d}" for number in range(len(self.results))]
-
-    @property
-    def first_rows(self) -> list[int]:
-        """The number of each task's first document among all."""
-        return list(accumulate((result["documents"] for result in self.results), initial=0))[:-1]
-
-    def of(self, source: str) -> list[int]:
-        """The tasks of a source."""
-        return [number for number, result in enumerate(self.results) if result["source"] == source]
+    def parts(self) -> list[dict[str, Any]]:
+        """The tasks as parts of a corpus."""
+        return [
+            {
+                "source": result["source"],
+                "documents": result["documents"],
+                "folder": f"{self.stage}/{number:05d}",
+            }
+            for number, result in enumerate(self.results)
+        ]
 
 
 def make(shop: Workshop, inputs: Inputs, target: Path, base: Base) -> dict[str, Any]:
@@ -55,15 +50,14 @@ def make(shop: Workshop, inputs: Inputs, target: Path, base: Base) -> dict[str, 
     Gives what is recorded of the sources that were made.
     """
     collected = _collect(shop, inputs)
-    removed = _remove_duplicates(shop, collected, base)
-    counts = _counts(shop, collected, removed)
+    found = find_duplicates(shop, base.corpus(shop.config, collected.parts()))
+    tokenizer, info = base.tokenizer or make_tokenizer(shop, found)
+    tokenized, encoded = _tokenize(shop, found, len(base.parts), tokenizer)
+    counts = _counts(shop, collected, encoded)
     for name, per_source in counts.items():
         shop.progress.note(f"{name}: " + ", ".join(f"{what} {count:,}" for what, count in per_source.items()))
     _require_documents(counts)
-    tokenizer, info = base.tokenizer or make_tokenizer(shop, collected.folders, removed, collected.stage)
-    tokenized, encoded = _tokenize(shop, collected, removed, tokenizer)
-    shards = _write_shards(shop, inputs, collected, tokenized, encoded, info, base)
-    hashes = {url: found for result in collected.results for url, found in result["raw_hashes"].items()}
+    shards = _write_shards(shop, collected, tokenized, encoded, info, base)
     made = {
         "pipeline_version": PIPELINE_VERSION,
         "config": shop.config.deciding(),
@@ -71,45 +65,37 @@ def make(shop: Workshop, inputs: Inputs, target: Path, base: Base) -> dict[str, 
         "changes": _summed(shop, collected, "changes"),
         "languages": _summed(shop, collected, "languages"),
     }
-    dropped = {
-        name: [shop.folder / collected.folders[number] / "dropped.jsonl" for number in collected.of(name)]
-        for name in shop.config.sources
-    }
     if base.tokenizer is None:
         put_tokenizer(shop.folder / tokenizer, target)
-    assemble(target, base, shards, info, made, dropped, shop)
-    return {**made, "inputs": {url: {**stat, "hash": hashes[url]} for url, stat in inputs.stats().items()}}
+    put_tables(shop, found, target)
+    put_samples(shop, collected.parts(), target)
+    assemble(target, base, shards, info, made, shop)
+    read = [part for result in collected.results for part in result["read"]]
+    return {**made, "inputs": recorded(inputs, read), "duplicates": found.report}
 
 
 def _collect(shop: Workshop, inputs: Inputs) -> Collected:
     deciding = shop.config.deciding()
-    decides = [PIPELINE_VERSION, deciding["sources"], deciding["steps"], shop.config.samples, inputs.stats()]
-    return Collected(*shop.stage("collect", inputs.tasks(shop.config.task_mib), {}, decides))
+    wanted = [deciding[name] for name in ("sources", "steps", "duplicates")]
+    decides = [PIPELINE_VERSION, *wanted, shop.config.samples, inputs.stats()]
+    collected = Collected(*shop.stage("collect", inputs.tasks(), {}, decides))
+    for name, source in shop.config.sources.items():
+        counts = sum((Counter(r["counts"]) for r in collected.results if r["source"] == name), Counter())
+        require_few_broken(name, source, counts["read"], counts)
+    _require_documents(_counts(shop, collected, []))
+    return collected
 
 
-def _remove_duplicates(shop: Workshop, collected: Collected, base: Base) -> str:
-    """The file, in the workshop, that lists the removed documents."""
-    folders = [shop.folder / folder for folder in collected.folders]
-    table = removed_documents(folders, base.keys, shop.config.duplicates)
-    name = f"removed-{collected.stage.partition('-')[2]}.npy"
-    with (shop.folder / name).open("wb") as stream:
-        np.save(stream, table)
-    return name
+def _counts(shop: Workshop, collected: Collected, encoded: Sequence[Mapping[str, Any]]) -> Counts:
+    """Documents by what befell them, for each source: read, dropped by reason, kept.
 
-
-def _counts(shop: Workshop, collected: Collected, removed: str) -> Counts:
-    """Documents by what befell them, for each source: read, dropped by reason, kept."""
-    table = np.load(shop.folder / removed)
+    Before any are `encoded`, those that were collected count as kept.
+    """
     counts: dict[str, Counter[str]] = {name: Counter() for name in shop.config.sources}
-    for first, folder, result in zip(collected.first_rows, collected.folders, collected.results, strict=True):
-        mine = counts[result["source"]]
-        mine.update(result["counts"])
-        lengths = np.load(shop.folder / folder / "lengths.npy")
-        low, high = np.searchsorted(table["row"], [first, first + len(lengths)])
-        gone = table["row"][low:high] - first
-        mine["duplicates.exact"] += len(gone)
-        mine["kept"] += len(lengths) - len(gone)
-        mine["kept_bytes"] += int(lengths.sum() - lengths[gone].sum())
+    for number, result in enumerate(collected.results):
+        counts[result["source"]].update(result["counts"])
+        later = encoded[number]["counts"] if encoded else {"kept": result["documents"]}
+        counts[result["source"]].update(later)
     return {name: {what: n for what, n in sorted(mine.items()) if n} for name, mine in counts.items()}
 
 
@@ -131,21 +117,17 @@ def _require_documents(counts: Mapping[str, Mapping[str, int]]) -> None:
 
 
 def _tokenize(
-    shop: Workshop, collected: Collected, removed: str, tokenizer: str
+    shop: Workshop, found: Found, first_part: int, tokenizer: str
 ) -> tuple[str, list[dict[str, Any]]]:
-    rows = zip(collected.first_rows, collected.folders, collected.results, strict=True)
-    tasks = [
-        {"source": result["source"], "collected": folder, "first_row": first}
-        for first, folder, result in rows
-    ]
+    """Of the parts that are not the base's."""
+    tasks = [{"part": number} for number in range(first_part, len(found.corpus["parts"]))]
     deciding = shop.config.deciding()
     decides = [PIPELINE_VERSION, deciding["split"], deciding["seed"], deciding["duplicates"]]
-    return shop.stage("tokenize", tasks, {"removed": removed, "tokenizer": tokenizer}, decides)
+    return shop.stage("tokenize", tasks, {"found": found.shared(), "tokenizer": tokenizer}, decides)
 
 
 def _write_shards(
     shop: Workshop,
-    inputs: Inputs,
     collected: Collected,
     tokenized: str,
     encoded: Sequence[Mapping[str, Any]],
@@ -153,18 +135,12 @@ def _write_shards(
     base: Base,
 ) -> list[Shard]:
     """All shards, in the order of their numbers."""
-    files = [[part["url"] for part in task["parts"]] for task in inputs.tasks(shop.config.task_mib)]
-    parts = {
-        name: [
-            {
-                "folder": f"{tokenized}/{number:05d}",
-                "files": files[number],
-                "languages": encoded[number]["languages"],
-            }
-            for number in collected.of(name)
-        ]
-        for name in sorted(shop.config.sources)
-    }
+    parts: dict[str, list[dict[str, Any]]] = {name: [] for name in sorted(shop.config.sources)}
+    for number, (before, result) in enumerate(zip(collected.results, encoded, strict=True)):
+        folder = f"{tokenized}/{number:05d}"
+        parts[before["source"]].append(
+            {"folder": folder, "files": before["files"], "languages": result["languages"]}
+        )
     tasks: list[dict[str, Any]] = []
     for split in SPLITS:
         count = base.next_number(split)
@@ -174,11 +150,7 @@ def _write_shards(
                 file = f"shard-{count:05d}.arrow"
                 tasks.append({"split": split, "source": name, "name": file, "low": low, "high": high})
                 count += 1
-    shared = {
-        "parts": parts,
-        "dtype": str(token_dtype(info.vocab_size)),
-        "tokenizer_hash": info.hash,
-    }
+    shared = {"parts": parts, "dtype": str(token_dtype(info.vocab_size)), "tokenizer_hash": info.hash}
     stage, results = shop.stage("shards", tasks, shared, PIPELINE_VERSION)
     return [
         Shard(task["split"], shop.folder / stage / f"{number:05d}", ShardInfo(**result))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_tools.collect import doc_ids
+from data_tools.collected import doc_ids
 from data_tools.task import Stage
 from megatrain.data.shard import write_shard
 from megatrain.errors import FailedWork

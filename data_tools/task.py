@@ -48,7 +48,7 @@ def write_stage(
     folder.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(task, ensure_ascii=False) + "\n" for task in tasks)
     write_durably(folder / "tasks.jsonl", lines.encode())
-    tree = {"kind": kind, "config": config.deciding(), "shared": shared}
+    tree = {"kind": kind, "config": config.model_dump(mode="json"), "shared": shared}
     write_durably(folder / "stage.json", json.dumps(tree, ensure_ascii=False).encode())
 
 
@@ -115,7 +115,7 @@ def _put_in_place(room: Path, place: Path, result: Mapping[str, Any]) -> None:
 @lru_cache(maxsize=4)
 def _read_stage(folder: Path) -> tuple[Stage, list[str]]:
     tree = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
-    config = DataConfig.model_validate({**tree["config"], "output": str(folder.parent)})
+    config = DataConfig.model_validate(tree["config"])
     tasks = (folder / "tasks.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
     return Stage(folder, tree["kind"], config, tree["shared"]), tasks
 
@@ -127,6 +127,16 @@ def _work(kind: str) -> Work:
             from data_tools.collect import collect
 
             return collect
+        case "match" | "cluster" | "choose" | "repeats":
+            from data_tools import duplicate_tasks
+
+            works: Mapping[str, Work] = {
+                "match": duplicate_tasks.match,
+                "cluster": duplicate_tasks.cluster,
+                "choose": duplicate_tasks.choose,
+                "repeats": duplicate_tasks.repeats,
+            }
+            return works[kind]
         case "tokenize":
             from data_tools.tokenize import tokenize
 

@@ -29,7 +29,7 @@ def _from_1(tree: Tree) -> Tree:
         new["duplicates"] = {"exact": new.pop("deduplicate") != "none"}
     if invalid is not None and isinstance(new.get("sources"), dict):
         new["sources"] = {
-            name: {**source, "invalid_utf8": invalid} if isinstance(source, dict) else source
+            name: {**source, "invalid_bytes": invalid} if isinstance(source, dict) else source
             for name, source in new["sources"].items()
         }
     return new

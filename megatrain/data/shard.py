@@ -107,18 +107,6 @@ def read_shard(path: Path) -> Iterator[StoredDocument]:
         yield StoredDocument(doc_ids[row].as_py(), source, values[offsets[row] : offsets[row + 1]])
 
 
-def read_doc_ids(path: Path) -> bytes:
-    """The ids of a shard's documents, 16 bytes each, one after the other. Raises UserError like
-    `read_shard`."""
-    import pyarrow as pa
-
-    try:
-        column = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0).column("doc_id")
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: not a whole Arrow file ({error}); prepare the dataset again") from None
-    return bytes(column.buffers()[1])[: 16 * len(column)]
-
-
 def token_dtype_of(name: str) -> np.dtype[Any]:
     """The dtype by the name that a manifest or an Arrow schema gives it."""
     require(name in ("uint16", "uint32"), f"tokens of type {name}: only uint16 and uint32 can be read")

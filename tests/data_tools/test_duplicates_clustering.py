@@ -1,4 +1,6 @@
-"""Clusters: the connected components of the edges, however these are stored and however little memory there is."""
+"""Clusters: the connected components of the edges, however these are stored and however little memory
+there is.
+"""
 
 import os
 import tempfile

@@ -91,5 +91,5 @@ def test_killed_workers_and_full_disks_are_told_and_cost_one_task(tmp_path: Path
         assert "Traceback" not in done.stderr
     said = io.StringIO()
     folder = prepare(config, Progress(said)).folder
-    assert "collect: 4 of 5 tasks were done before" in said.getvalue()
+    assert "collect: 4 of 10 tasks were done before" in said.getvalue()
     assert files_of(folder) == files_of(prepare(with_engine(config, "again", Local(workers=1)), QUIET).folder)

@@ -83,7 +83,7 @@ def test_all_documents_come_out_once(config: DataConfig) -> None:
     counts = prepared.splits["train"].made["counts"]
     a, b = counts["a"], counts["b"]
     assert (a["read"], a["read.broken_json"], a["length.empty"]) == (154, 1, 1)
-    assert prepared.splits["train"].made["changes"]["a"] == {"read.invalid_utf8": 1}
+    assert prepared.splits["train"].made["changes"]["a"] == {"read.invalid_bytes": 1}
     assert a["kept"] == 152 and "duplicates.exact" not in a
     assert (b["kept"], b["duplicates.exact"]) == (60, 3)
     assert set(prepared.splits) == {"train", "validation", "test"}
@@ -204,9 +204,9 @@ def _signalled(command: list[str], appeared: str, how: signal.Signals, out: Path
         (
             b'{"body": "x"}\n',
             {},
-            r"no document is left \(read 1, read.no_text 1\); check its files, text_column",
+            "none of the first 1 records of .* gives a text .*its columns are body.*; name the column",
         ),
-        (b'{"text": "\xff\xff"}\n', {"clean": {"invalid_utf8": "skip"}}, "read.invalid_utf8 1"),
+        (b'{"text": "\xff\xff"}\n', {"clean": {"invalid_utf8": "skip"}}, "read.invalid_bytes"),
         (b'{"text": "little"}\n', {"split": {"validation": 0, "test": 0}}, "tokenizer.vocab_size"),
         (
             b'{"text": "little"}\n',
@@ -300,7 +300,11 @@ def test_a_source_is_added_without_touching_what_is_there(config: DataConfig, tm
     prepared = prepare.prepare(more, QUIET)
     after = _files(folder)
     changed = {name for name, found in before.items() if after[name] != found}
-    assert changed == {"prepared.json", *(f"{split}/manifest.json" for split in prepared.splits)}
+    assert changed == {
+        "prepared.json",
+        "duplicates/parts.json",
+        *(f"{split}/manifest.json" for split in prepared.splits),
+    }
     texts = _texts(folder)
     assert sorted(t for place in texts for t in texts[place] if place[1] == "c") == sorted(
         _poems(90, "gamma")

@@ -1,40 +1,111 @@
-"""The readers: every kind of file, every kind of damage."""
+"""The readers: what was written in a format, compression and encoding comes back."""
 
-import gzip
+from __future__ import annotations
+
+import json
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from data_tools.config import Source
-from data_tools.readers import Raw, Unreadable, find_files, read_documents
-from megatrain.errors import UserError
+from data_tools.document import Document, Drop
+from data_tools.readers import Source
+from tests.data_tools.raw_files import (
+    CHINESE,
+    COMPRESS,
+    ENGLISH,
+    SEPARATOR,
+    arrow,
+    json_lines,
+    parquet,
+    read,
+    reasons,
+    texts,
+    wet,
+    write,
+)
+
+MIB = 1 << 20
+PROPERTY = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+# A text as files hold them: no half of a pair, no byte order mark (which is no part of the text).
+TEXTS = st.lists(
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufeff"), min_size=1), min_size=1
+).filter(lambda found: not any(SEPARATOR in text for text in found))
 
 
-def _read(path: Path, content: bytes, **options: object) -> list[Raw | Unreadable]:
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
-    return list(read_documents(path, Source(files=("unused",), **options)))
+# --- what was written comes back ---
+
+
+@PROPERTY
+@given(documents=TEXTS, packed=st.sampled_from(sorted(COMPRESS)))
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "wet"])
+def test_streams_come_back(tmp_path: Path, kind: str, documents: list[str], packed: str) -> None:
+    content = {
+        "txt": lambda: SEPARATOR.join(documents).encode(),
+        "jsonl": lambda: json_lines(documents),
+        "wet": lambda: wet(documents),
+    }[kind]()
+    options = {"document_separator": SEPARATOR} if kind == "txt" else {}
+    records = read(write(tmp_path / f"a.{kind}{packed}", content), **options)
+    assert texts(records) == documents
+    assert all(one.found.source == "s" for one in records)
+    # The position is that of the content: it leads back to the record.
+    for one, text in zip(records, documents, strict=True):
+        start = {"txt": text, "jsonl": "{", "wet": "WARC/1.0"}[kind].encode()
+        assert content[one.position :].startswith(start)
+
+
+@PROPERTY
+@given(documents=TEXTS)
+@pytest.mark.parametrize("kind", ["parquet", "file", "stream"])
+def test_tables_come_back(tmp_path: Path, kind: str, documents: list[str]) -> None:
+    path = (
+        parquet(tmp_path / "a.parquet", documents)
+        if kind == "parquet"
+        else arrow(tmp_path / "a.arrow", documents, kind)
+    )
+    records = read(path, metadata={"number": "id"})
+    assert texts(records) == documents
+    assert [one.position for one in records] == list(range(len(documents)))
+    assert [one.found.metadata for one in records] == [{"number": n} for n in range(len(documents))]
+
+
+@pytest.mark.parametrize("packed", sorted(COMPRESS))
+def test_pages_come_back_as_bytes(tmp_path: Path, packed: str) -> None:
+    page = f'<html><head><meta charset="gb2312"></head><p>{CHINESE}</p></html>'.encode("gb18030")
+    (record,) = read(write(tmp_path / f"a.html{packed}", page))
+    assert isinstance(record.found, Document)
+    assert (record.found.content, record.found.text) == (page, "")
+    assert record.found.metadata == {"charset": "gb18030"}
+    assert CHINESE in page.decode(record.found.metadata["charset"])
+
+
+def test_members_and_frames_are_one_file(tmp_path: Path) -> None:
+    """What pigz, bgzip, pzstd and `cat` make."""
+    for packed, compress in COMPRESS.items():
+        path = tmp_path / f"a.jsonl{packed}"
+        path.write_bytes(compress(b'{"text": "o') + compress(b'ne"}\n{"te') + compress(b'xt": "two"}'))
+        assert texts(read(path)) == ["one", "two"], packed
+
+
+# --- the formats ---
 
 
 @pytest.mark.parametrize("packed", ["", ".gz"])
 def test_text(tmp_path: Path, packed: str) -> None:
     path = tmp_path / f"a.txt{packed}"
-    assert _read(path, "one\n\n二\n".encode()) == [Raw("one\n\n二\n", False)]
-    assert _read(path, "one<>二<>".encode(), document_separator="<>") == [
-        Raw("one", False),
-        Raw("二", False),
-        Raw("", False),
-    ]
-    assert _read(path, b"good\nbad \xff\xfe\ngood", document_separator="\n") == [
-        Raw("good", False),
-        Raw("bad \ufffd\ufffd", True),
-        Raw("good", False),
-    ]
-
-
-def test_a_separator_is_found_across_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_tools.readers._CHUNK_BYTES", 3)
-    found = _read(tmp_path / "a.txt", b"abcde<|end|>fg<|end|>h", document_separator="<|end|>")
-    assert [raw.text for raw in found if isinstance(raw, Raw)] == ["abcde", "fg", "h"]
+    assert texts(read(write(path, "one\n\n二\n".encode()))) == ["one\n\n二\n"]
+    assert texts(read(write(path, "one<>二<>".encode()), document_separator="<>")) == ["one", "二", ""]
+    content = b"good\nbad \xff\xfe\ngood"
+    records = read(write(path, content), document_separator="\n")
+    assert texts(records) == ["good", "bad \ufffd\ufffd", "good"]
+    assert [one.found.counts["read.invalid_bytes"] for one in records] == [0, 1, 0]
+    records = read(path, document_separator="\n", invalid_bytes="skip")
+    assert reasons(records) == [None, "read.invalid_bytes", None]
+    assert [one.position for one in records] == [0, 5, 12]
 
 
 @pytest.mark.parametrize("packed", ["", ".gz"])
@@ -49,48 +120,71 @@ def test_json_lines(tmp_path: Path, packed: str) -> None:
         b'{"content": "\xff"}',
         b'{"content": "\\ud83d\\ude00 \\ud800"}',
         b"[" * 100_000,
+        b'{"content": "x", "n": ' + b"9" * 5000 + b"}",
     ]
-    assert _read(tmp_path / f"a.jsonl{packed}", b"\r\n".join(lines), text_column="content") == [
-        Raw("first", False),
-        Unreadable("broken_json"),
-        Unreadable("no_text"),
-        Unreadable("no_text"),
-        Unreadable("no_text"),
-        Raw("\ufffd", True),
-        Raw("😀 \ud800", False),
-        Unreadable("broken_json"),
+    records = read(write(tmp_path / f"a.jsonl{packed}", b"\r\n".join(lines)), text_column="content")
+    assert texts(records) == ["first", None, None, None, None, "\ufffd", "😀 \ufffd", None, None]
+    dropped = [(one.found.reason, one.found.detail) for one in records if isinstance(one.found, Drop)]
+    assert dropped[:4] == [
+        ("read.broken_json", "Invalid control character at, at character 16 of 17"),
+        ("read.no_text", "no content, or null; its columns are text"),
+        ("read.no_text", "content is a int, not a text"),
+        ("read.no_text", "the line is a JSON list, not an object"),
     ]
+    assert [reason for reason, _ in dropped[4:]] == ["read.broken_json"] * 2
+    assert [records[n].found.counts["read.invalid_bytes"] for n in (0, 5, 6)] == [0, 1, 1]
 
 
-def test_damaged_gzip_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt.gz"
-    for content in (
-        gzip.compress(b"text" * 1000)[:-12],
-        b"not gzip",
-        gzip.compress(bytes(range(256)))[:15] + b"\xff" * 40,
-    ):
-        path.write_bytes(content)
-        with pytest.raises(UserError, match=r"a\.txt\.gz: compressed file damaged"):
-            list(read_documents(path, Source(files=("unused",))))
+def test_columns_within_columns_and_metadata(tmp_path: Path) -> None:
+    """As dolma and datatrove nest them; a column whose own name has the dot comes first."""
+    line = {
+        "doc": {"body": ENGLISH, "meta": {"url": "http://x", "n": [1, float("nan"), "\ud800"]}},
+        "doc.lang": "en",
+        "nothing": None,
+    }
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(line))
+    wanted = {
+        "url": "doc.meta.url",
+        "n": "doc.meta.n",
+        "language": "doc.lang",
+        "a": "nothing",
+        "b": "doc.x.y",
+    }
+    (record,) = read(path, text_column="doc.body", metadata=wanted)
+    assert record.found.text == ENGLISH
+    assert record.found.metadata == {"url": "http://x", "n": [1, None, "\ufffd"], "language": "en"}
 
 
-def test_finding_files(tmp_path: Path) -> None:
-    for name in ("b.txt", "a.jsonl.gz", "sub/c.txt", "d.pdf"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("x")
+@pytest.mark.parametrize(
+    ("encoding", "told"),
+    [("gb18030", True), ("shift_jis", True), ("utf-16", False), ("utf-32", False), ("utf-16-le", True)],
+)
+def test_other_encodings(tmp_path: Path, encoding: str, told: bool) -> None:
+    """What the config says, or a byte order mark."""
+    documents = ["春眠不觉晓\n" if encoding != "shift_jis" else "閑さや岩にしみ入る蝉の声\n", ENGLISH]
+    options = {"encoding": encoding} if told else {}
+    lines = json_lines(documents).decode()
+    for packed in ("", ".gz"):
+        found = read(write(tmp_path / f"a.jsonl{packed}", lines.encode(encoding)), **options)
+        assert texts(found) == documents
+        assert not any(one.found.counts for one in found)
+        content = SEPARATOR.join(documents).encode(encoding)
+        found = read(write(tmp_path / f"a.txt{packed}", content), document_separator=SEPARATOR, **options)
+        assert texts(found) == documents
 
-    def names(*patterns: str) -> list[str]:
-        found = find_files("s", Source(files=tuple(str(tmp_path / pattern) for pattern in patterns)))
-        return [str(path.relative_to(tmp_path)) for path in found]
 
-    assert names("") == ["a.jsonl.gz", "b.txt", "sub/c.txt"]
-    assert names("**/*.txt", "b.txt", "a.jsonl.gz") == ["b.txt", "sub/c.txt", "a.jsonl.gz"]
-    for patterns, message in (
-        (["nothing*"], "sources.s.files: .*nothing.*: no such file"),
-        (["d.pdf"], "unknown kind of file; known are .txt"),
-    ):
-        with pytest.raises(UserError, match=message):
-            names(*patterns)
-    (tmp_path / "empty.txt").touch()
-    with pytest.raises(UserError, match="every file is empty"):
-        names("empty.txt")
+def test_bytes_that_are_not_of_the_encoding(tmp_path: Path) -> None:
+    content = "明月|".encode("gb18030") + b"\xff\xff|" + "故乡".encode("gb18030")
+    options = {"document_separator": "|", "encoding": "gb18030"}
+    found = read(write(tmp_path / "a.txt", content), **options)
+    assert texts(found) == ["明月", "\ufffd\ufffd", "故乡"]
+    assert [one.found.counts["read.invalid_bytes"] for one in found] == [0, 1, 0]
+    assert reasons(read(tmp_path / "a.txt", invalid_bytes="skip", **options))[1] == "read.invalid_bytes"
+    assert texts(read(write(tmp_path / "b.txt", b"\xef\xbb\xbf" + ENGLISH.encode()))) == [ENGLISH]
+
+
+@pytest.mark.parametrize("encoding", ["utf8000", "zip", "rot13"])
+def test_no_encoding(encoding: str) -> None:
+    with pytest.raises(ValueError, match="no known encoding"):
+        Source(files=("a",), encoding=encoding)

@@ -1,0 +1,132 @@
+"""What a collected task leaves of its documents: their texts, and the tables that duplicates are found by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data_tools.config import Duplicates
+from data_tools.document import Document
+from data_tools.duplicates.columns import read_all
+from data_tools.duplicates.corpus import (
+    IDS,
+    RepeatKeys,
+    write_band_keys,
+    write_exact_keys,
+    write_ids,
+    write_repeat_keys,
+)
+from data_tools.duplicates.near import Signer
+from data_tools.duplicates.paragraphs import ParagraphKeyer
+from data_tools.duplicates.substrings import SubstringKeyer
+from data_tools.selection import Keys
+
+_BATCH_BYTES = 1 << 22
+COLUMNS = ("text", "language", "file", "record")
+
+
+class CollectedWriter:
+    """Writes `documents.arrow`, `lengths.npy` and the tables of keys into a folder; a batch is in memory."""
+
+    def __init__(self, folder: Path, config: Duplicates) -> None:
+        self._folder, self._exact = folder, config.exact
+        self._digests = bytearray()
+        self._lengths: list[int] = []
+        self._rows: list[tuple[str, str | None, int, int]] = []
+        self._waiting = 0
+        self._signer = Signer(config.near) if config.near is not None else None
+        self._bands: list[npt.NDArray[np.uint64]] = []
+        self._keyers: dict[str, ParagraphKeyer | SubstringKeyer] = {}
+        if config.paragraphs is not None:
+            self._keyers["paragraphs"] = ParagraphKeyer(config.paragraphs)
+        if config.substrings is not None:
+            self._keyers["substrings"] = SubstringKeyer(config.substrings)
+        self._repeats: dict[str, list[RepeatKeys]] = {name: [] for name in self._keyers}
+        self._writer: Any = None
+        self._stream: Any = None
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def add(self, document: Document, content: bytes, digest: bytes, file: int, record: int) -> None:
+        """One more document: its text in UTF-8, the xxh3-128 of that, and which record of which file it
+        was."""
+        self._digests += digest
+        self._lengths.append(len(content))
+        self._rows.append((content.decode(), document.metadata.get("language"), file, record))
+        self._waiting += len(content)
+        if self._waiting >= _BATCH_BYTES:
+            self._flush()
+
+    def close(self) -> None:
+        """Write the rest, and the tables."""
+        self._flush()
+        self._writer.close()
+        self._stream.close()
+        keys = as_keys(bytes(self._digests))
+        np.save(self._folder / "lengths.npy", np.array(self._lengths, np.int64))
+        write_ids(self._folder / "ids.arrow", keys)
+        if self._exact:
+            write_exact_keys(self._folder / "exact.arrow", keys)
+        if self._signer is not None:
+            write_band_keys(self._folder / "bands.arrow", np.concatenate(self._bands))
+        for name, batches in self._repeats.items():
+            write_repeat_keys(self._folder / f"{name}.arrow", keys, batches)
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        types = (pa.large_string(), pa.string(), pa.int32(), pa.int64())
+        schema = pa.schema(list(zip(COLUMNS, types, strict=True)))
+        if self._writer is None:
+            options = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", 1))
+            self._stream = (self._folder / "documents.arrow").open("wb")
+            self._writer = pa.ipc.new_file(self._stream, schema, options=options)
+        columns = list(zip(*self._rows, strict=True)) or [()] * 4
+        self._writer.write_batch(
+            pa.record_batch([pa.array(c, t) for c, t in zip(columns, types, strict=True)], schema=schema)
+        )
+        self._sign([row[0] for row in self._rows])
+        self._rows, self._waiting = [], 0
+
+    def _sign(self, texts: list[str]) -> None:
+        if self._signer is not None:
+            self._bands.append(self._signer.band_keys(texts))
+        before = len(self._lengths) - len(texts)
+        for name, keyer in self._keyers.items():
+            found = keyer.keys(texts)
+            self._repeats[name].append(RepeatKeys(found.key, found.document + before, found.at))
+
+
+def batches_of(folder: Path) -> Iterator[tuple[int, Any]]:
+    """The batches of a task's `documents.arrow`, each with the number of its first row."""
+    import pyarrow as pa
+
+    with (folder / "documents.arrow").open("rb") as stream:
+        reader = pa.ipc.open_file(stream)
+        first = 0
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            yield first, batch
+            first += batch.num_rows
+
+
+def keys_of(folder: Path) -> Keys:
+    """The keys of a task's documents [documents, 2]."""
+    table = read_all(folder / "ids.arrow", IDS)
+    return np.stack([table["high"], table["low"]], axis=1)
+
+
+def as_keys(digests: bytes) -> Keys:
+    """Digests of 16 bytes, one after the other, as keys [documents, 2]."""
+    return np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2)
+
+
+def doc_ids(keys: Keys) -> list[bytes]:
+    """The keys as the 16 bytes that shards store."""
+    content = keys.astype(">u8").tobytes()
+    return [content[at : at + 16] for at in range(0, len(content), 16)]

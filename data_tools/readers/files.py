@@ -1,0 +1,167 @@
+"""Which files a source has: paths, globs, folders, URLs and lists, in an order that is always the same."""
+
+from __future__ import annotations
+
+import glob
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from data_tools.readers.parts import InputPart
+from data_tools.readers.raw import file_system, is_remote, local_path, open_raw, persist, reason
+from data_tools.readers.source import COLUMNS, KNOWN, Source, compression_of, kind_of, require_kind
+from data_tools.readers.streams import Damaged, decompressed, require_decompressor
+from megatrain.errors import FailedWork, UserError, require
+
+_LOOKS_AT_ONCE = 32  # Of remote files; Common Crawl lists 90,000 a crawl.
+# What says that the content has changed, as each store names it.
+_VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified", "updated", "mtime", "created")
+
+
+def find_files(name: str, source: Source) -> list[InputPart]:
+    """The files of a source: pattern by pattern, those of each in the order of their names, none twice.
+
+    In folders, and below them, those of an unknown kind are left out, and those whose names begin with `.`
+    or `_`. Raises UserError where a pattern finds none, a file is of an unknown kind or may not be read, or
+    all are empty.
+    """
+    looks = [_Look(pattern, source, f"sources.{name}.files") for pattern in _patterns(name, source)]
+    if any(is_remote(look.pattern) for look in looks):
+        with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
+            matches = list(pool.map(_Look.found, looks))
+    else:
+        matches = [look.found() for look in looks]
+    found: dict[str, InputPart] = {}
+    for part in (part for match in matches for part in match):
+        found.setdefault(part.url, part)
+    kinds = {url: require_kind(url, source, name) for url in found}
+    for url, kind in kinds.items():
+        require_decompressor(kind.compression, url)
+    _require_read_options(name, source, {kind.format for kind in kinds.values()})
+    require(
+        any(part.bytes for part in found.values()),
+        f"sources.{name}.files: every file is empty ({next(iter(found))} ...); give it text",
+    )
+    return list(found.values())
+
+
+def _patterns(name: str, source: Source) -> list[str]:
+    """What `files` names, lists read and the root before what is relative."""
+    patterns = list[str]()
+    for entry in source.files:
+        patterns += _listed(name, entry[1:]) if entry.startswith("@") else [entry]
+    absolute = (is_remote(pattern) or pattern.startswith(("/", "~", "file:")) for pattern in patterns)
+    return [
+        pattern if alone or not source.root else f"{source.root.rstrip('/')}/{pattern}"
+        for pattern, alone in zip(patterns, absolute, strict=True)
+    ]
+
+
+def _listed(name: str, url: str) -> Sequence[str]:
+    """The lines of a list of files, without blank ones."""
+    try:
+        with open_raw(url) as raw, decompressed(raw, compression_of(url)) as stream:
+            lines = [line.strip() for line in stream.read().decode("utf-8").splitlines()]
+    except (FailedWork, Damaged, UnicodeDecodeError) as error:
+        raise UserError(f"sources.{name}.files: @{url}: no list of files: {error}") from None
+    require(any(lines), f"sources.{name}.files: @{url}: the list is empty")
+    return [line for line in lines if line]
+
+
+def _require_read_options(name: str, source: Source, formats: set[Any]) -> None:
+    """Raise UserError where an option would be read for none of the files."""
+    require(
+        source.document_separator is None or "txt" in formats,
+        f"sources.{name}.document_separator: is for txt alone, and no file is one; leave it out",
+    )
+    require(
+        not source.metadata or formats & {*COLUMNS, "warc", "wet"},
+        f"sources.{name}.metadata: {' and '.join(sorted(formats))} files have no columns; leave it out",
+    )
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One pattern, looked up."""
+
+    pattern: str
+    source: Source
+    key: str
+
+    @property
+    def _where(self) -> str:
+        return f"{self.key}: {self.pattern}"
+
+    def found(self) -> list[InputPart]:
+        looked = self._remote() if is_remote(self.pattern) else self._local()
+        parts = sorted(looked, key=lambda part: part.url)
+        require(
+            parts,
+            f"{self._where}: no such file, or a folder without {KNOWN} (source.format takes others)",
+        )
+        return parts
+
+    def _wanted(self, path: str) -> bool:
+        """Whether a file that was found in a folder is taken."""
+        hidden = PurePosixPath(path).name.startswith((".", "_"))
+        return not hidden and kind_of(path, self.source) is not None
+
+    def _local(self) -> Iterator[InputPart]:
+        path = os.path.expanduser(local_path(self.pattern))
+        for match in [path] if os.path.lexists(path) else glob.iglob(path, recursive=True):
+            if os.path.isdir(match):
+                yield from (self._local_part(file) for file in self._walk(match) if self._wanted(file))
+            else:
+                yield self._local_part(match)
+
+    def _walk(self, folder: str) -> Iterator[str]:
+        def refuse(error: OSError) -> None:
+            raise UserError(f"{self._where}: {error.filename}: cannot be listed: {reason(error)}")
+
+        for below, folders, files in os.walk(folder, onerror=refuse):
+            folders[:] = [one for one in folders if not one.startswith((".", "_"))]
+            yield from (os.path.join(below, file) for file in files)
+
+    def _local_part(self, path: str) -> InputPart:
+        where = f"{self._where}: {path}"
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise UserError(f"{where}: cannot be looked at: {reason(error)}") from None
+        require(stat.S_ISREG(status.st_mode), f"{where}: no regular file; leave it out")
+        require(os.access(path, os.R_OK), f"{where}: no right to read it; change its mode or owner")
+        return InputPart(os.path.normpath(path), status.st_size, str(status.st_mtime_ns))
+
+    def _remote(self) -> Iterator[InputPart]:
+        require("::" not in self.pattern, f"{self._where}: chained URLs are not read; name the file itself")
+        fs, path = file_system(self.pattern)
+        try:
+            for match, info in self._matches(fs, path).items():
+                if info["type"] != "directory":
+                    yield self._remote_part(fs, match, info)
+                    continue
+                below = persist(lambda match=match: fs.find(match, detail=True))  # type: ignore[misc]
+                yield from (self._remote_part(fs, *file) for file in below.items() if self._wanted(file[0]))
+        except FileNotFoundError:
+            raise UserError(f"{self._where}: no such file or folder there") from None
+        except OSError as error:
+            raise UserError(f"{self._where}: cannot be looked at: {reason(error)}") from None
+
+    def _matches(self, fs: Any, path: str) -> Mapping[str, Mapping[str, Any]]:
+        http = self.pattern.startswith(("http://", "https://"))
+        if set(path) & set("*[" if http else "*[?"):
+            return dict(persist(lambda: fs.glob(path, detail=True)))
+        if http and path.endswith("/"):
+            return {path: {"type": "directory"}}
+        return {path: persist(lambda: fs.info(path))}
+
+    def _remote_part(self, fs: Any, path: str, info: Mapping[str, Any]) -> InputPart:
+        size = info.get("size")
+        if size is None:
+            raise UserError(f"{self._where}: {path}: the server does not tell its size; download it first")
+        version = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
+        return InputPart(str(fs.unstrip_protocol(path)), int(size), version)

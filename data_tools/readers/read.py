@@ -1,0 +1,95 @@
+"""Reading one part of a source, and when what was read is too broken to go on."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+
+from data_tools.document import Document, Drop
+from data_tools.readers.columns import read_arrow, read_parquet
+from data_tools.readers.parts import InputPart
+from data_tools.readers.raw import open_raw
+from data_tools.readers.records import BROKEN, Record
+from data_tools.readers.source import COLUMNS, Source, require_kind
+from data_tools.readers.streams import Damaged, decompressed
+from data_tools.readers.text import read_html, read_json_lines, read_text
+from data_tools.readers.warc import read_warc
+from megatrain.errors import FailedWork, UserError
+
+_LOOKED_AT = 100
+
+
+def read_documents(part: InputPart, source: Source, name: str) -> Iterator[Record]:
+    """The records of a part, in order, a few of them in memory.
+
+    Raises FailedWork naming file and place where the file cannot be read or is damaged; with
+    `on_damage: skip` the damage is one dropped record, and what came before it stays. Raises UserError
+    where a table lacks a column.
+    """
+    try:
+        yield from _records(part, source, name)
+    except Damaged as damage:
+        if source.on_damage == "fail":
+            raise FailedWork(
+                f"{part.url}: {damage}; replace the file, or set sources.{name}.on_damage=skip to go on with "
+                "what came before"
+            ) from None
+        yield Record(damage.position, Drop("read.damaged", str(damage)))
+
+
+def _records(part: InputPart, source: Source, name: str) -> Iterator[Record]:
+    kind = require_kind(part.url, source, name)
+    with open_raw(part.url) as raw, decompressed(raw, kind.compression) as stream:
+        match kind.format:
+            case "txt":
+                yield from read_text(stream, source, name)
+            case "jsonl":
+                stop = part.stop if kind.compression == "none" else None
+                yield from read_json_lines(stream, source, name, part.start, stop)
+            case "html":
+                yield from read_html(stream, source, name)
+            case "warc" | "wet":
+                yield from read_warc(stream, source, name)
+            case "parquet":
+                yield from read_parquet(stream, part, source, name)
+            case "arrow":
+                yield from read_arrow(stream, source, name, part.url)
+
+
+def require_readable(name: str, source: Source, parts: Sequence[InputPart]) -> None:
+    """Look into a source's first file that is not empty. Raises UserError where its columns are not those
+    that the config names, or it cannot be read: what would otherwise be told after hours of work."""
+    part = next(part for part in parts if part.bytes)
+    try:
+        first = list(itertools.islice(read_documents(part, source, name), _LOOKED_AT))
+    except FailedWork as error:
+        raise UserError(str(error)) from None
+    found = [record.found for record in first]
+    if _has_columns(part, source, name) and not any(isinstance(one, Document) for one in found):
+        drops = [one for one in found if isinstance(one, Drop)]
+        if drops:
+            raise UserError(
+                f"sources.{name}: none of the first {len(drops)} records of {part.url} gives a text "
+                f"({drops[0].reason}: {drops[0].detail}); name the column by sources.{name}.text_column, or "
+                f"the kind of file by sources.{name}.format"
+            )
+
+
+def _has_columns(part: InputPart, source: Source, name: str) -> bool:
+    return require_kind(part.url, source, name).format in COLUMNS
+
+
+def require_few_broken(name: str, source: Source, read: int, dropped: Mapping[str, int]) -> None:
+    """Hold a source's records, as counted so far, against its `max_broken`. Raises FailedWork.
+
+    A share can be judged once the whole source is read, a count at any time.
+    """
+    broken = {reason: dropped[reason] for reason in BROKEN if dropped.get(reason)}
+    count, limit = sum(broken.values()), source.max_broken
+    if limit is None or count <= (limit * read if limit < 1 else limit):
+        return
+    told = ", ".join(f"{reason} {number:,}" for reason, number in broken.items())
+    raise FailedWork(
+        f"sources.{name}: {count:,} of {read:,} records are broken ({told}), more than "
+        f"sources.{name}.max_broken ({limit:g}) allows; look at what was dropped, mend the files or raise it"
+    )

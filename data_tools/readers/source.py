@@ -1,0 +1,120 @@
+"""The section of one source, and what a file's name says of its format and compression."""
+
+from __future__ import annotations
+
+import codecs
+from dataclasses import dataclass
+from typing import Annotated, Literal, get_args
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+
+from data_tools.sections import Section
+from megatrain.errors import UserError
+
+Format = Literal["txt", "jsonl", "parquet", "arrow", "warc", "wet", "html"]
+Compression = Literal["none", "gz", "zst", "bz2", "xz"]
+
+_SUFFIXES: dict[str, Format] = {
+    "txt": "txt",
+    "jsonl": "jsonl",
+    "ndjson": "jsonl",
+    "json": "jsonl",  # C4 and others name JSON lines so
+    "parquet": "parquet",
+    "arrow": "arrow",
+    "warc": "warc",
+    "wet": "wet",
+    "html": "html",
+    "htm": "html",
+}
+KNOWN = ", ".join(f".{suffix}" for suffix in _SUFFIXES)
+COLUMNS: tuple[Format, ...] = ("jsonl", "parquet", "arrow")
+"""Whose records have named columns."""
+_COMPRESSED_WITHIN: tuple[Format, ...] = ("parquet", "arrow")
+
+
+class Source(Section):
+    """Where one source's documents are, and how they are read."""
+
+    files: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Paths, globs, folders (with all below them) and URLs (s3://, gs://, https://, ...); "@list.txt" stands
+    for the lines of that file."""
+    root: str = ""
+    """What stands before the relative ones: a folder or a URL; "": the working directory."""
+    format: Format | None = None
+    """null: as each file's name says."""
+    compression: Compression | None = None
+    """null: as each file's name says."""
+    text_column: str = "text"
+    """What holds the text in jsonl, parquet and arrow; "a.b" is the field b of a."""
+    metadata: dict[str, str] = Field(default_factory=dict)
+    """What else to keep of a record: its name there -> the column, or for warc and wet the header."""
+    document_separator: Annotated[str, Field(min_length=1)] | None = None
+    """For txt: what stands between documents; null: a file is a document."""
+    encoding: str | None = None
+    """Of txt, jsonl and binary columns: gb18030, shift_jis, ...; null: as a byte order mark says, else UTF-8.
+    Of html, warc and wet: where a page does not say its own."""
+    invalid_bytes: Literal["replace", "skip"] = "replace"
+    """Bytes that are no text in the encoding: U+FFFD in their place, or the document is dropped."""
+    max_document_bytes: Annotated[int, Field(gt=0)] = 64 << 20
+    """A longer record is dropped; of a line, a text or a web page no more than this is ever in memory."""
+    max_broken: Annotated[float, Field(ge=0)] | None = None
+    """How many of the source's records may be broken before the work fails: a share below 1, else a count;
+    null: any number."""
+    on_damage: Literal["fail", "skip"] = "fail"
+    """A file that is cut short or damaged: the work fails, or goes on with what came before the damage."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_an_encoding(cls, encoding: str | None) -> str | None:
+        if encoding is not None:
+            try:
+                # Not every codec is one of text: `zip` and `rot13` are refused here.
+                "".encode(encoding)
+                codecs.getincrementaldecoder(encoding)
+            except LookupError:
+                raise ValueError("no known encoding; take one like utf-8, gb18030 or shift_jis") from None
+        return encoding
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How the bytes of a file are to be taken."""
+
+    format: Format
+    compression: Compression
+
+
+def kind_of(url: str, source: Source) -> Kind | None:
+    """The kind of a file, as the source or else the name says; None where neither does."""
+    compression = compression_of(url)
+    rest = _path(url).removesuffix(f".{compression}")
+    form = source.format or _SUFFIXES.get(rest.rpartition(".")[2])
+    return None if form is None else Kind(form, source.compression or compression)
+
+
+def compression_of(url: str) -> Compression:
+    """What a file's name says of its compression."""
+    last = _path(url).rpartition(".")[2]
+    known: tuple[Compression, ...] = get_args(Compression)
+    return next((one for one in known if one == last), "none")
+
+
+def _path(url: str) -> str:
+    return (urlsplit(url).path if url.startswith(("http://", "https://")) else url).lower()
+
+
+def require_kind(url: str, source: Source, name: str) -> Kind:
+    """The kind of a file. Raises UserError where it is unknown or cannot be read so."""
+    kind = kind_of(url, source)
+    if kind is None:
+        raise UserError(
+            f"sources.{name}.files: {url}: unknown kind of file; known are {KNOWN}, and with .gz, .zst, .bz2 "
+            f"or .xz after them; say sources.{name}.format if it is one of them by another name"
+        )
+    if kind.format in _COMPRESSED_WITHIN and kind.compression != "none":
+        raise UserError(
+            f"sources.{name}.files: {url}: a {kind.format} file within .{kind.compression} cannot be read "
+            "piece by piece; decompress it (such files are compressed within)"
+        )
+    return kind
