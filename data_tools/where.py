@@ -3,9 +3,9 @@
 Which of them it is changes nothing in what comes out.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from data_tools.sections import Count, Section
 
@@ -46,4 +46,10 @@ class Ray(Section):
     """Of one task, for Ray's placing."""
 
 
-Where = Annotated[Local | Slurm | Ray, Field(discriminator="engine")]
+def _local_unless_named(value: Any) -> Any:
+    return {"engine": "local", **value} if isinstance(value, dict) else value
+
+
+Where = Annotated[
+    Annotated[Local | Slurm | Ray, Field(discriminator="engine")], BeforeValidator(_local_unless_named)
+]

@@ -29,13 +29,14 @@ _CUT: Final = 1 << 12
 class Units:
     """The units of some texts, one text after the other.
 
-    `hash` [units]; `start`, `end` [units] are characters of the unit's own text; text d's units are
-    first[d]:first[d + 1].
+    `hash` [units]; `start`, `end` [units] are characters of the unit's own text; `single` [units] tells
+    single characters of a script without blanks from words; text d's units are first[d]:first[d + 1].
     """
 
     hash: UInts
     start: Ints
     end: Ints
+    single: npt.NDArray[np.bool_]
     first: Ints
 
 
@@ -49,38 +50,35 @@ class Splitter:
 
     def __call__(self, texts: Sequence[str]) -> Units:
         """The units of the texts, in order; equal units have equal hashes, whatever stands around them."""
-        parts, counts = [], np.zeros(len(texts), np.int64)
-        for pieces in _blocks(texts):
-            part, count = self._block([piece.text for piece in pieces])
-            offset = np.repeat([piece.offset for piece in pieces], count)
-            parts.append((part[0], part[1] + offset, part[2] + offset))
-            np.add.at(counts, [piece.document for piece in pieces], count)
-        hashes, start, end = (
-            (np.concatenate(columns) for columns in zip(*parts, strict=True))
-            if parts
-            else (np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.int64))
+        blocks = [self._block(pieces) for pieces in _blocks(texts)] or [self._block([_Piece("", 0, 0)])]
+        counts = sum(np.bincount(block.document, minlength=len(texts)) for block in blocks)
+        return Units(
+            np.concatenate([block.hash for block in blocks]),
+            np.concatenate([block.start for block in blocks]),
+            np.concatenate([block.end for block in blocks]),
+            np.concatenate([block.single for block in blocks]),
+            np.concatenate([[0], np.cumsum(counts)]),
         )
-        return Units(hashes, start, end, np.concatenate([[0], np.cumsum(counts)]))
 
-    def _block(self, texts: Sequence[str]) -> tuple[tuple[UInts, Ints, Ints], Ints]:
-        """Hashes, starts and ends of the units, and how many each text has [texts]."""
-        joined = "\n".join(texts)
+    def _block(self, pieces: "Sequence[_Piece]") -> "_Block":
+        joined = "\n".join([piece.text for piece in pieces])
         codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.intp)
         folding = self._folding
         kind = folding.kind.take(codes, mode="clip")
         if self._unit == "characters":
             kind[kind == LETTER] = ALONE
-        values = folding.value.take(codes, mode="clip")
         length = folding.length.take(codes, mode="clip")
         exponent = None
         if (length != 1).any():
             exponent = np.concatenate([[0], np.cumsum(length, dtype=np.int64)])
         start, end = _bounds(kind)
-        hashes = self._hasher(values, start, end, exponent)
-        ends = np.cumsum([len(text) + 1 for text in texts])
-        count = np.diff(np.searchsorted(start, ends), prepend=0)
-        offset = np.repeat(ends - [len(text) + 1 for text in texts], count)
-        return (hashes, start - offset, end - offset), count
+        hashes = self._hasher(folding.value.take(codes, mode="clip"), start, end, exponent)
+        ends = np.cumsum([len(piece.text) + 1 for piece in pieces])
+        units = np.diff(np.searchsorted(start, ends), prepend=0)
+        behind = np.array([piece.offset + len(piece.text) + 1 for piece in pieces], np.int64)
+        moved = np.repeat(behind - ends, units)
+        document = np.repeat(np.array([piece.document for piece in pieces], np.int64), units)
+        return _Block(hashes, start + moved, end + moved, kind[start] == ALONE, document)
 
 
 def _bounds(kind: npt.NDArray[np.uint8]) -> tuple[Ints, Ints]:
@@ -92,6 +90,17 @@ def _bounds(kind: npt.NDArray[np.uint8]) -> tuple[Ints, Ints]:
     turns = np.flatnonzero(begins | ((kind == SEPARATOR) & (before != SEPARATOR)))
     which = np.flatnonzero(begins[turns])
     return turns[which], np.append(turns, len(kind))[which + 1]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The units of some pieces, and which document each belongs to."""
+
+    hash: UInts
+    start: Ints
+    end: Ints
+    single: npt.NDArray[np.bool_]
+    document: Ints
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,9 @@
-"""Clusters: the connected components of the edges, however these are stored and however little memory
-there is.
-"""
+"""Clusters: the connected components of the edges, however these are stored, in any memory."""
 
 import os
 import tempfile
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +79,7 @@ def test_long_chains_and_stars_in_any_order(rows_at_once: int) -> None:
     rows, random = 20_000, np.random.default_rng(0)
     chain = [(row, row + 1) for row in range(0, 9_999)]
     numbers = random.permutation(np.arange(10_000, 15_000)).tolist()
-    tangled = [(min(pair), max(pair)) for pair in zip(numbers, numbers[1:], strict=False)]
+    tangled = [(min(pair), max(pair)) for pair in pairwise(numbers)]
     star = [(15_000, row) for row in range(15_001, 19_999)]
     edges = [*chain, *tangled, *star]
     random.shuffle(edges)

@@ -85,7 +85,7 @@ def test_short_documents_are_whole_and_empty_ones_are_like_none() -> None:
         "home!",
         "Home page",
         "one two three four",
-        "one two three four five",
+        "one two three four 5",
         "山",
         "山水",
     ]

@@ -1,4 +1,6 @@
-"""Duplicates in a whole preparation: near ones go, repeated paragraphs are cut, and nothing else decides which."""
+"""Duplicates in a whole preparation: near ones go, repeated paragraphs are cut, and nothing else decides
+which.
+"""
 
 from __future__ import annotations
 
@@ -108,8 +110,10 @@ def test_neither_memory_nor_workers_nor_tasks_decide(tmp_path: Path, texts: dict
     change = {"output": str(tmp_path / "two"), "where": Local(workers=2), "memory_mib": 1, "task_mib": 1}
     two = prepare(config.model_copy(update=change), QUIET).folder
     assert files_of(one) == files_of(two)
-    assert stored(one)["first"] == sorted(texts["first"])
-    assert all(FOOTER.strip() not in text for text in stored(one)["second"][1:])
+    found = stored(one)
+    # The poem repeats itself, and loses that.
+    assert found["first"][:-1] == sorted(texts["first"][:-1]) and len(found["first"][-1]) < 60
+    assert sum(FOOTER.strip() in text for text in found["second"]) <= 1
 
 
 def test_an_added_source_loses_what_is_there_already(tmp_path: Path, texts: dict[str, list[str]]) -> None:
