@@ -101,7 +101,7 @@ class _Look:
         parts = sorted(looked, key=lambda part: part.url)
         require(
             parts,
-            f"{self._where}: no such file, or a folder without {KNOWN} (source.format takes others)",
+            f"{self._where}: no such file, or a folder without {KNOWN} (or of the kind that `format` says)",
         )
         return parts
 
@@ -133,7 +133,8 @@ class _Look:
         except OSError as error:
             raise UserError(f"{where}: cannot be looked at: {reason(error)}") from None
         require(stat.S_ISREG(status.st_mode), f"{where}: no regular file; leave it out")
-        require(os.access(path, os.R_OK), f"{where}: no right to read it; change its mode or owner")
+        may = os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids)
+        require(may, f"{where}: no right to read it; change its mode or owner")
         return InputPart(os.path.normpath(path), status.st_size, str(status.st_mtime_ns))
 
     def _remote(self) -> Iterator[InputPart]:
@@ -153,7 +154,8 @@ class _Look:
 
     def _matches(self, fs: Any, path: str) -> Mapping[str, Mapping[str, Any]]:
         http = self.pattern.startswith(("http://", "https://"))
-        if set(path) & set("*[" if http else "*[?"):
+        # In a web address `?` begins the query, which holds anything.
+        if set(path.partition("?")[0] if http else path) & set("*[?"):
             return dict(persist(lambda: fs.glob(path, detail=True)))
         if http and path.endswith("/"):
             return {path: {"type": "directory"}}
