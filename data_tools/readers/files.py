@@ -96,6 +96,10 @@ class _Look:
     def _where(self) -> str:
         return f"{self.key}: {self.pattern}"
 
+    def _at(self, path: str) -> str:
+        """Where a file was found, for an error."""
+        return self._where if path in (self.pattern, self.pattern.rstrip("/")) else f"{self._where}: {path}"
+
     def found(self) -> list[InputPart]:
         looked = self._remote() if is_remote(self.pattern) else self._local()
         parts = sorted(looked, key=lambda part: part.url)
@@ -120,14 +124,14 @@ class _Look:
 
     def _walk(self, folder: str) -> Iterator[str]:
         def refuse(error: OSError) -> None:
-            raise UserError(f"{self._where}: {error.filename}: cannot be listed: {reason(error)}")
+            raise UserError(f"{self._at(error.filename)}: cannot be listed: {reason(error)}")
 
         for below, folders, files in os.walk(folder, onerror=refuse):
             folders[:] = [one for one in folders if not one.startswith((".", "_"))]
             yield from (os.path.join(below, file) for file in files)
 
     def _local_part(self, path: str) -> InputPart:
-        where = f"{self._where}: {path}"
+        where = self._at(path)
         try:
             status = os.stat(path)
         except OSError as error:
@@ -164,6 +168,9 @@ class _Look:
     def _remote_part(self, fs: Any, path: str, info: Mapping[str, Any]) -> InputPart:
         size = info.get("size")
         if size is None:
-            raise UserError(f"{self._where}: {path}: the server does not tell its size; download it first")
+            raise UserError(
+                f"{self._at(path)}: the server does not tell its size, or sends it with a "
+                "Content-Encoding; download it first"
+            )
         version = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
         return InputPart(str(fs.unstrip_protocol(path)), int(size), version)

@@ -126,5 +126,7 @@ def persist(work: Callable[[], _Result]) -> _Result:
 
 def reason(error: Exception) -> str:
     """One line, without what may be secret in a URL."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"  # the stores' packages say but its name
     text = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
     return re.sub(r"(://[^\s?\"']*)\?[^\s\"']*", r"\1", re.sub(r"://[^/\s]*@", "://", text))

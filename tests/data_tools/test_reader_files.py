@@ -88,25 +88,28 @@ def test_lists_of_files(tmp_path: Path) -> None:
         write(tmp_path / "paths.gz", content)
         with pytest.raises(UserError, match=message):
             find_files("s", source)
-    with pytest.raises(UserError, match="no list of files: nowhere: cannot be read: No such file"):
+    with pytest.raises(UserError, match="no list of files: nowhere: cannot be read: no such file"):
         find_files("s", Source(files=("@nowhere",)))
 
 
 @contextmanager
 def _without_rights(path: Path) -> Iterator[None]:
     """As a user to whom a file or folder is closed; root may read all."""
-    path.chmod(0)
     root = os.geteuid() == 0
+    modes = {folder: folder.stat().st_mode for folder in (path, *path.parents) if root or folder == path}
+    private = [folder for folder, mode in modes.items() if folder != path and not mode & 0o001]
+    for folder in private:
+        folder.chmod(modes[folder] | 0o055)
+    path.chmod(0)
     if root:
-        for folder in path.parents[:3]:
-            folder.chmod(0o755)
         os.seteuid(NOBODY)
     try:
         yield
     finally:
         if root:
             os.seteuid(0)
-        path.chmod(0o755)
+        for one in (path, *private):
+            one.chmod(modes[one])
 
 
 @pytest.mark.parametrize("closed", ["sub", "sub/c.txt"])
@@ -127,7 +130,7 @@ def test_no_right_to_read(tmp_path: Path, closed: str) -> None:
         (["d.pdf"], {}, "files: .*d.pdf: unknown kind of file; known are .txt, .*sources.s.format"),
         (["t.parquet.gz"], {}, "files: .*t.parquet.gz: a parquet file within .gz cannot be read"),
         (["empty.txt"], {}, "files: every file is empty"),
-        (["gone.txt"], {}, "files: .*gone.txt: cannot be looked at: No such file"),
+        (["gone.txt"], {}, "files: .*gone.txt: cannot be looked at: no such file"),
         (["pipe.txt"], {}, "files: .*pipe.txt: no regular file"),
         (["a.txt"], {"metadata": {"url": "url"}}, "metadata: txt files have no columns"),
         (["b.jsonl"], {"document_separator": "|"}, "document_separator: is for txt alone"),
@@ -207,7 +210,11 @@ def web(tmp_path: Path) -> Iterator[str]:
 
     @Request.application
     def serve(request: Request) -> Response:
-        return send_from_directory(tmp_path, request.path[1:], request.environ, conditional=True)
+        # Without a type werkzeug guesses, and sends a .gz as what is in it, with a Content-Encoding.
+        options = {"conditional": True, "mimetype": "application/octet-stream"}
+        if "encoded" in request.args:
+            del options["mimetype"]
+        return send_from_directory(tmp_path, request.path[1:], request.environ, **options)
 
     listening = make_server("127.0.0.1", 0, serve, threaded=True, request_handler=Quiet)
     thread = threading.Thread(target=listening.serve_forever, daemon=True)
@@ -229,6 +236,8 @@ def test_from_a_web_server(web: str, tmp_path: Path) -> None:
     found = find_files("s", Source(files=(f"@{listed}",), root=web))
     assert [part.url for part in found] == [f"{web}/b.parquet", f"{web}/a.jsonl.gz"]
     assert all(part.modified for part in found)
+    with pytest.raises(UserError, match="does not tell its size, or sends it with a Content-Encoding"):
+        find_files("s", Source(files=(f"{web}/a.jsonl.gz?encoded",)))
     with pytest.raises(UserError, match=r"none\.txt: no such file or folder there"):
         find_files("s", Source(files=(f"{web}/none.txt",)))
 

@@ -287,7 +287,7 @@ def test_a_file_that_is_gone(tmp_path: Path) -> None:
     part = part_of(path)
     path.unlink()
     # Not damage: nothing is skipped for it.
-    with pytest.raises(FailedWork, match=r"a\.txt: cannot be read: No such file"):
+    with pytest.raises(FailedWork, match=r"a\.txt: cannot be read: no such file"):
         list(read_documents(part, Source(files=("unused",), on_damage="skip"), "s"))
 
 

@@ -160,7 +160,7 @@ def test_headers_as_they_come(tmp_path: Path) -> None:
 def test_the_payload_type_that_was_found_goes_before_the_one_told(tmp_path: Path) -> None:
     """Common Crawl looks into the page, servers say what they like."""
     told = response(PAGE, "application/octet-stream")
-    found = told.replace(b"WARC-Target", b"WARC-Identified-Payload-Type: text/html\r\nWARC-Target")
+    found = told.replace(b"WARC-Target", b"WARC-Identified-Payload-Type: Text/html\r\nWARC-Target")
     untold = response(b"<!DOCTYPE html><p>x", "")
     assert reasons(read(write(tmp_path / "a.warc", told + found + untold))) == ["read.media_type", None, None]
 
@@ -173,7 +173,7 @@ def test_the_payload_type_that_was_found_goes_before_the_one_told(tmp_path: Path
         (b"<META http-equiv='Content-Type' content='text/html; charset=GB2312'>", "", "gb18030"),
         (b"<meta charset='Big5'>", 'text/html; charset="UTF-8"', "utf-8"),
         (b"<meta charset='Big5'>", "text/html; charset=nonsense", "big5hkscs"),
-        (b"<meta charset='zip'>", "", None),
+        *((b"<meta charset=%s>" % name, "", None) for name in (b"zip", b"idna", b"undefined", b"rot13")),
         (b"<meta charset=utf-16>", "", "utf-8"),
         (b"\xef\xbb\xbf<meta charset=big5>", "text/html; charset=gbk", "utf-8"),
         (b"\xff\xfe<\x00", "", "utf-16"),
