@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import codecs
 import re
+from functools import lru_cache
+
+from data_tools.readers.source import encoding_of
 
 _LOOKED_AT_BYTES = 4096
 _META = re.compile(rb"""<meta\b[^>]{0,300}?\bcharset\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
@@ -39,10 +42,7 @@ def charset_of(content: bytes, content_type: str = "") -> str | None:
     return None
 
 
+@lru_cache
 def _known(label: str) -> str | None:
-    try:
-        "".encode(label)
-        name = codecs.lookup(label).name
-    except (LookupError, ValueError):
-        return None
-    return _WIDER.get(name, name)
+    name = encoding_of(label)
+    return None if name is None else _WIDER.get(name, name)

@@ -96,12 +96,16 @@ class _Look:
     def _where(self) -> str:
         return f"{self.key}: {self.pattern}"
 
+    def _at(self, path: str) -> str:
+        """Where a file was found, for an error."""
+        return self._where if path in (self.pattern, self.pattern.rstrip("/")) else f"{self._where}: {path}"
+
     def found(self) -> list[InputPart]:
         looked = self._remote() if is_remote(self.pattern) else self._local()
         parts = sorted(looked, key=lambda part: part.url)
         require(
             parts,
-            f"{self._where}: no such file, or a folder without {KNOWN} (source.format takes others)",
+            f"{self._where}: no such file, or a folder without {KNOWN} (or of the kind that `format` says)",
         )
         return parts
 
@@ -120,20 +124,21 @@ class _Look:
 
     def _walk(self, folder: str) -> Iterator[str]:
         def refuse(error: OSError) -> None:
-            raise UserError(f"{self._where}: {error.filename}: cannot be listed: {reason(error)}")
+            raise UserError(f"{self._at(error.filename)}: cannot be listed: {reason(error)}")
 
         for below, folders, files in os.walk(folder, onerror=refuse):
             folders[:] = [one for one in folders if not one.startswith((".", "_"))]
             yield from (os.path.join(below, file) for file in files)
 
     def _local_part(self, path: str) -> InputPart:
-        where = f"{self._where}: {path}"
+        where = self._at(path)
         try:
             status = os.stat(path)
         except OSError as error:
             raise UserError(f"{where}: cannot be looked at: {reason(error)}") from None
         require(stat.S_ISREG(status.st_mode), f"{where}: no regular file; leave it out")
-        require(os.access(path, os.R_OK), f"{where}: no right to read it; change its mode or owner")
+        may = os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids)
+        require(may, f"{where}: no right to read it; change its mode or owner")
         return InputPart(os.path.normpath(path), status.st_size, str(status.st_mtime_ns))
 
     def _remote(self) -> Iterator[InputPart]:
@@ -153,7 +158,8 @@ class _Look:
 
     def _matches(self, fs: Any, path: str) -> Mapping[str, Mapping[str, Any]]:
         http = self.pattern.startswith(("http://", "https://"))
-        if set(path) & set("*[" if http else "*[?"):
+        # In a web address `?` begins the query, which holds anything.
+        if set(path.partition("?")[0] if http else path) & set("*[?"):
             return dict(persist(lambda: fs.glob(path, detail=True)))
         if http and path.endswith("/"):
             return {path: {"type": "directory"}}
@@ -162,6 +168,9 @@ class _Look:
     def _remote_part(self, fs: Any, path: str, info: Mapping[str, Any]) -> InputPart:
         size = info.get("size")
         if size is None:
-            raise UserError(f"{self._where}: {path}: the server does not tell its size; download it first")
+            raise UserError(
+                f"{self._at(path)}: the server does not tell its size, or sends it with a "
+                "Content-Encoding; download it first"
+            )
         version = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
         return InputPart(str(fs.unstrip_protocol(path)), int(size), version)

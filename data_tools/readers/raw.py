@@ -93,12 +93,20 @@ def file_system(url: str) -> tuple[Any, str]:
     """
     import fsspec  # 0.2 s to import, and not needed for local files.
 
+    amazon = url.startswith(("s3://", "s3a://"))
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if amazon:
+        # Three layers repeat what fails, botocore, s3fs and `persist`: one of them is enough.
+        asked = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+        options["config_kwargs"] = {"retries": {"mode": "standard", "total_max_attempts": 1}, **asked}
     try:
-        fs, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        fs, path = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
         raise UserError(f"{url}: {reason(error)}: pip install 'megatrain[remote]'") from None
     except ValueError as error:
         raise UserError(f"{url}: {reason(error)}; known are s3://, gs://, https:// and paths") from None
+    if amazon:
+        fs.retries = 1
     return fs, path
 
 
@@ -118,5 +126,7 @@ def persist(work: Callable[[], _Result]) -> _Result:
 
 def reason(error: Exception) -> str:
     """One line, without what may be secret in a URL."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"  # the stores' packages say but its name
     text = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
     return re.sub(r"(://[^\s?\"']*)\?[^\s\"']*", r"\1", re.sub(r"://[^/\s]*@", "://", text))

@@ -5,18 +5,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
-from data_tools.document import Document, Drop
+from data_tools.document import Drop
 from data_tools.readers.columns import read_arrow, read_parquet
 from data_tools.readers.parts import InputPart
 from data_tools.readers.raw import open_raw
 from data_tools.readers.records import BROKEN, Record
-from data_tools.readers.source import COLUMNS, Source, require_kind
+from data_tools.readers.source import Source, require_kind
 from data_tools.readers.streams import Damaged, decompressed
 from data_tools.readers.text import read_html, read_json_lines, read_text
 from data_tools.readers.warc import read_warc
 from megatrain.errors import FailedWork, UserError
 
 _LOOKED_AT = 100
+_NOT_OF_COLUMN = ("read.no_text", "read.broken_json")
 
 
 def read_documents(part: InputPart, source: Source, name: str) -> Iterator[Record]:
@@ -64,19 +65,15 @@ def require_readable(name: str, source: Source, parts: Sequence[InputPart]) -> N
         first = list(itertools.islice(read_documents(part, source, name), _LOOKED_AT))
     except FailedWork as error:
         raise UserError(str(error)) from None
-    found = [record.found for record in first]
-    if _has_columns(part, source, name) and not any(isinstance(one, Document) for one in found):
-        drops = [one for one in found if isinstance(one, Drop)]
-        if drops:
-            raise UserError(
-                f"sources.{name}: none of the first {len(drops)} records of {part.url} gives a text "
-                f"({drops[0].reason}: {drops[0].detail}); name the column by sources.{name}.text_column, or "
-                f"the kind of file by sources.{name}.format"
-            )
-
-
-def _has_columns(part: InputPart, source: Source, name: str) -> bool:
-    return require_kind(part.url, source, name).format in COLUMNS
+    if require_kind(part.url, source, name).format != "jsonl":
+        return  # of the others the schema tells, or nothing
+    drops = [record.found for record in first if isinstance(record.found, Drop)]
+    if first and len(drops) == len(first) and all(drop.reason in _NOT_OF_COLUMN for drop in drops):
+        raise UserError(
+            f"sources.{name}: none of the first {len(drops)} records of {part.url} gives a text "
+            f"({drops[0].reason}: {drops[0].detail}); name the column by sources.{name}.text_column, or "
+            f"the kind of file by sources.{name}.format"
+        )
 
 
 def require_few_broken(name: str, source: Source, read: int, dropped: Mapping[str, int]) -> None:

@@ -57,7 +57,7 @@ class Source(Section):
     invalid_bytes: Literal["replace", "skip"] = "replace"
     """Bytes that are no text in the encoding: U+FFFD in their place, or the document is dropped."""
     max_document_bytes: Annotated[int, Field(gt=0)] = 64 << 20
-    """A longer record is dropped; of a line, a text or a web page no more than this is ever in memory."""
+    """A longer record is dropped; a line, a text or a page that is longer is never whole in memory."""
     max_broken: Annotated[float, Field(ge=0)] | None = None
     """How many of the source's records may be broken before the work fails: a share below 1, else a count;
     null: any number."""
@@ -67,14 +67,23 @@ class Source(Section):
     @field_validator("encoding")
     @classmethod
     def _is_an_encoding(cls, encoding: str | None) -> str | None:
-        if encoding is not None:
-            try:
-                # Not every codec is one of text: `zip` and `rot13` are refused here.
-                "".encode(encoding)
-                codecs.getincrementaldecoder(encoding)
-            except LookupError:
-                raise ValueError("no known encoding; take one like utf-8, gb18030 or shift_jis") from None
+        if encoding is not None and encoding_of(encoding) is None:
+            raise ValueError("no known encoding; take one like utf-8, gb18030 or shift_jis")
         return encoding
+
+
+def encoding_of(label: str) -> str | None:
+    """Python's name of an encoding; None where it is none, or one that not all bytes can be read in."""
+    try:
+        "".encode(label)  # zip and rot13 are codecs, but not of text
+        codecs.getincrementaldecoder(label)
+        name = codecs.lookup(label).name
+        if "escape" in name:
+            return None  # that is Python's own source
+        bytes(range(256)).decode(label, "replace")  # idna does not go on after an error
+    except (LookupError, ValueError):
+        return None
+    return name
 
 
 @dataclass(frozen=True)

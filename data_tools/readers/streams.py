@@ -112,7 +112,10 @@ def marked_encoding(stream: Stream) -> str | None:
 
 def transcoded(stream: Stream, encoding: str) -> Stream:
     """Text of another encoding, in UTF-8, with U+FFFD for what is none."""
-    return io.BufferedReader(_Transcoded(stream, encoding), CHUNK_BYTES)
+    name = codecs.lookup(encoding).name
+    if name in ("utf-16", "utf-32") and marked_encoding(stream) is None:
+        name += "-le"  # as Windows writes it
+    return io.BufferedReader(_Transcoded(stream, name), CHUNK_BYTES)
 
 
 class _Transcoded(io.RawIOBase):

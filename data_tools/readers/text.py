@@ -98,7 +98,7 @@ def read_html(stream: Stream, source: Source, name: str) -> Iterator[Record]:
 
 def page(content: bytes, charset: str | None, name: str, metadata: dict[str, Any]) -> Document | Drop:
     """The document of a web page, whose text is still to be extracted."""
-    if not content.strip():
+    if not content or content.isspace():
         return Drop("read.no_text", "an empty page")
     return Document("", name, metadata | ({"charset": charset} if charset else {}), content=content)
 

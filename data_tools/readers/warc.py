@@ -107,13 +107,17 @@ def _found(headers: Headers, content: bytes, source: Source, name: str) -> Docum
         return too_large(source)
     metadata = _metadata(headers, response.headers, source)
     content_type = response.headers.get("content-type", "")
-    kind = headers.get("warc-identified-payload-type") or content_type.partition(";")[0].strip().lower()
+    kind = _media_type(headers.get("warc-identified-payload-type", "")) or _media_type(content_type)
     if kind in _PAGES or (not kind and body.lstrip()[:5].lower() in (b"<html", b"<!doc")):
         return page(body, charset_of(body, content_type) or source.encoding, name, metadata)
     if kind == "text/plain":
         charset = charset_of(b"", content_type) or source.encoding or "utf-8"
         return document(decode(body, charset), name, source, metadata)
     return Drop("read.media_type", kind or "none told")
+
+
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
 
 
 def _url(headers: Headers) -> str:

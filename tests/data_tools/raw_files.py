@@ -25,7 +25,8 @@ else:
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
     ".gz": gzip.compress,
-    ".zst": zstd.compress,
+    # With a checksum, as the zstd command does.
+    ".zst": lambda content: zstd.compress(content, options={zstd.CompressionParameter.checksum_flag: 1}),
     ".bz2": bz2.compress,
     ".xz": lambda content: lzma.compress(content, preset=0),
 }

@@ -193,11 +193,11 @@ DAMAGED += ["cut a.wet", "cut a.wet.gz", "cut a.parquet", "flipped a.parquet", "
 
 @cache
 def _corpus() -> list[str]:
-    """A MB of drama and verse, English and Chinese by turns."""
+    """Two MB of drama and verse, English and Chinese by turns."""
     found = []
     for name in ("drama", "verse"):
         with gzip.open(Path(corpus.__file__).parent / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
-            found.append([json.loads(line)["text"] for line in itertools.islice(lines, 150)])
+            found.append([json.loads(line)["text"] for line in itertools.islice(lines, 350)])
     return [text for pair in zip(*found, strict=False) for text in pair]
 
 
@@ -233,9 +233,9 @@ def test_damage_names_the_file_and_the_place(tmp_path: Path, name: str) -> None:
     *before, last = read(path, on_damage="skip")
     assert last.found.reason == "read.damaged"
     found = [text for text in texts(before) if text is not None]
-    # Deflate and LZMA tell a wrong byte late: up to then they make other text of it.
-    late = name in ("flipped a.jsonl.gz", "flipped a.jsonl.xz")
-    sure = len(found) * 9 // 10 if late else len(found)
+    # All but bzip2 tell a wrong byte late: up to then they make other text of it.
+    late = name.startswith("flipped a.jsonl") and not name.endswith("bz2")
+    sure = len(found) // 2 if late else len(found)
     assert found[:sure] == whole[:sure], "what came before the damage is as it was"
     # The table of contents of a parquet file stands at its end: without it nothing is found.
     assert sure > len(whole) // 4 or (name == "cut a.parquet" and not before)
@@ -287,7 +287,7 @@ def test_a_file_that_is_gone(tmp_path: Path) -> None:
     part = part_of(path)
     path.unlink()
     # Not damage: nothing is skipped for it.
-    with pytest.raises(FailedWork, match=r"a\.txt: cannot be read: No such file"):
+    with pytest.raises(FailedWork, match=r"a\.txt: cannot be read: no such file"):
         list(read_documents(part, Source(files=("unused",), on_damage="skip"), "s"))
 
 

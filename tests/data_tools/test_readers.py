@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import encodings
+import io
 import json
+import pkgutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,6 +15,9 @@ from hypothesis import strategies as st
 
 from data_tools.document import Document, Drop
 from data_tools.readers import Source
+from data_tools.readers.records import decode
+from data_tools.readers.source import encoding_of
+from data_tools.readers.streams import transcoded
 from tests.data_tools.raw_files import (
     CHINESE,
     COMPRESS,
@@ -29,6 +36,9 @@ from tests.data_tools.raw_files import (
 MIB = 1 << 20
 PROPERTY = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+ENCODINGS = sorted(
+    {name for one in pkgutil.iter_modules(encodings.__path__) if (name := encoding_of(one.name)) is not None}
 )
 # A text as files hold them: no half of a pair, no byte order mark (which is no part of the text).
 TEXTS = st.lists(
@@ -158,7 +168,8 @@ def test_columns_within_columns_and_metadata(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("encoding", "told"),
-    [("gb18030", True), ("shift_jis", True), ("utf-16", False), ("utf-32", False), ("utf-16-le", True)],
+    [(name, True) for name in ("gb18030", "shift_jis", "utf-16", "utf-16-le", "utf_32_be")]
+    + [(name, False) for name in ("utf-16", "utf-32")],
 )
 def test_other_encodings(tmp_path: Path, encoding: str, told: bool) -> None:
     """What the config says, or a byte order mark."""
@@ -184,7 +195,20 @@ def test_bytes_that_are_not_of_the_encoding(tmp_path: Path) -> None:
     assert texts(read(write(tmp_path / "b.txt", b"\xef\xbb\xbf" + ENGLISH.encode()))) == [ENGLISH]
 
 
-@pytest.mark.parametrize("encoding", ["utf8000", "zip", "rot13"])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=60), encoding=st.sampled_from(ENCODINGS), size=st.integers(1, 7))
+def test_any_bytes_can_be_read_in_any_encoding(content: bytes, encoding: str, size: int) -> None:
+    """Whatever a page or a user says: at worst it is U+FFFD, and it does not depend on how it is read."""
+
+    class Slow(io.BytesIO):
+        def readinto(self, buffer: Any) -> int:
+            return super().readinto(memoryview(buffer)[:size])
+
+    found = transcoded(io.BufferedReader(Slow(content)), encoding).read()
+    assert found.decode("utf-8") == decode(content, encoding).text.encode("utf-8", "replace").decode()
+
+
+@pytest.mark.parametrize("encoding", ["utf8000", "zip", "rot13", "idna", "undefined"])
 def test_no_encoding(encoding: str) -> None:
     with pytest.raises(ValueError, match="no known encoding"):
         Source(files=("a",), encoding=encoding)
