@@ -1,7 +1,8 @@
-"""What a window is made of: the shard it lies in, its tokens, the documents that it cuts or holds."""
+"""What a sample is made of: where in the shards it lies, and which documents it cuts or holds."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import numpy as np
 from data_tools.datasets.lineage import Lineage, lineage_of
 from data_tools.datasets.shards import read_columns
 from megatrain.data.dataset import TokenDataset
-from megatrain.errors import FailedWork, require
+from megatrain.data.tokenizer import Tokenizer
+from megatrain.errors import require
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What a window has of one document: its tokens [first, last) of `length`."""
+    """What a sample has of one document: its tokens [first, last) of `length`."""
 
     doc_id: bytes
     row: int
@@ -27,60 +29,66 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Window:
-    """A window of a source: tokens [first_token, last_token) of a shard, and the documents they are of."""
+class Span:
+    """Tokens [first, last) of one shard, which is numbered as in the manifest."""
 
-    source: str
-    number: int
-    windows: int
-    """How many the source has."""
-    shard: Path
-    first_token: int
-    last_token: int
+    shard: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The spans of shards that a sample is read from, and what it has of which documents."""
+
+    shards: tuple[Path, ...]
+    spans: tuple[Span, ...]
     pieces: tuple[Piece, ...]
 
     def text(self, characters: int = 600) -> str:
         """The whole as text to read; so many characters of each document."""
         lines = [
-            f"window     {self.number:,} of source {self.source}, which has {self.windows:,}",
-            f"shard      {self.shard}",
-            f"tokens     {self.first_token:,} to {self.last_token - 1:,} of the shard: the sample, and "
-            "the label of its last token",
-            f"documents  {len(self.pieces):,}"
-            + ("" if self.pieces[0].lineage else "; where they came from was not kept (no lineage files)"),
+            f"shard      {path}, tokens {span.first:,} to {span.last - 1:,}"
+            for path, span in zip(self.shards, self.spans, strict=True)
         ]
+        unknown = (
+            "" if self.pieces[0].lineage else "; which records they were was not kept (no lineage files)"
+        )
+        lines.append(f"documents  {len(self.pieces):,}{unknown}")
         for piece in self.pieces:
             lines.append(
                 f"--- {piece.doc_id.hex()}, row {piece.row:,}: its tokens {piece.first:,} to "
-                f"{piece.last - 1:,} of {piece.length:,}"
-                + (f"; from {piece.lineage}" if piece.lineage else "")
+                f"{piece.last - 1:,} of {piece.length:,}" + (f"; {piece.lineage}" if piece.lineage else "")
             )
             lines.append(shortened(piece.text, characters))
         return "\n".join(lines)
 
 
-def read_window(dataset: TokenDataset, source: str, number: int, sequence_length: int) -> Window:
-    """Find a window of a source and decode it.
-
-    Raises UserError where the source has no such window, FailedWork where the shard holds other tokens than
-    training reads.
-    """
+def span_of_window(dataset: TokenDataset, source: str, number: int, sequence_length: int) -> Span:
+    """Where a window of a source lies, its last label included. Raises UserError where there is none such."""
     windows = dataset.windows(source, sequence_length)
     require(
         0 <= number < windows,
         f"{dataset.folder}: source {source} has no window {number:,}: it has {windows:,} of "
         f"{sequence_length:,} + 1 tokens, counted from 0",
     )
-    left = number
-    for shard in dataset.manifest.shards:
-        here = max(0, (shard.tokens - 1) // sequence_length) if shard.source == source else 0
-        if left < here:
-            break
-        left -= here
-    path, first = dataset.folder / shard.name, left * sequence_length
-    last = first + sequence_length + 1
-    _require_what_is_trained_on(dataset, path, source, number, first, last)
-    return Window(source, number, windows, path, first, last, _pieces(dataset, path, first, last))
+    for shard, info in enumerate(dataset.manifest.shards):
+        here = (info.tokens - 1) // sequence_length if info.source == source else 0
+        if number < here:
+            first = number * sequence_length
+            return Span(shard, first, first + sequence_length + 1)
+        number -= here
+    raise AssertionError("the dataset counts windows that no shard holds")
+
+
+def origin(dataset: TokenDataset, spans: Sequence[Span]) -> Origin:
+    """Decode spans of a dataset's shards, and name the documents that they are of."""
+    paths = tuple(dataset.folder / dataset.manifest.shards[span.shard].name for span in spans)
+    tokenizer = dataset.tokenizer()
+    pieces = [
+        piece for path, span in zip(paths, spans, strict=True) for piece in _pieces(path, span, tokenizer)
+    ]
+    return Origin(paths, tuple(spans), tuple(pieces))
 
 
 def shortened(text: str, characters: int) -> str:
@@ -88,30 +96,18 @@ def shortened(text: str, characters: int) -> str:
     return text if len(text) <= characters else text[:characters] + " ..."
 
 
-def _require_what_is_trained_on(
-    dataset: TokenDataset, path: Path, source: str, number: int, first: int, last: int
-) -> None:
-    """The place was computed here; the tokens at it are compared with those that training gets."""
-    read = np.empty((1, last - first), np.int64)
-    dataset.read(source, np.array([number], np.int64), last - first - 1, read)
-    if not np.array_equal(read[0], read_columns(path).tokens[first:last]):
-        raise FailedWork(f"{path}: Arrow reads other tokens there than training; prepare the dataset again")
-
-
-def _pieces(dataset: TokenDataset, path: Path, first: int, last: int) -> tuple[Piece, ...]:
-    columns, tokenizer = read_columns(path), dataset.tokenizer()
+def _pieces(path: Path, span: Span, tokenizer: Tokenizer) -> Iterator[Piece]:
+    columns = read_columns(path)
     ends = columns.offsets[1:]
     rows = range(
-        int(np.searchsorted(ends, first, side="right")),
-        int(np.searchsorted(ends, last - 1, side="right")) + 1,
+        int(np.searchsorted(ends, span.first, side="right")),
+        int(np.searchsorted(ends, span.last - 1, side="right")) + 1,
     )
     ids = [columns.doc_id(row) for row in rows]
     lineage = lineage_of(path, rows, ids)
-    pieces = []
     for number, (row, doc_id) in enumerate(zip(rows, ids, strict=True)):
-        start, end = int(columns.offsets[row]), int(columns.offsets[row + 1])
-        low, high = max(first, start), min(last, end)
         known = lineage[number] if lineage else None
+        start, end = int(columns.offsets[row]), int(columns.offsets[row + 1])
+        low, high = max(span.first, start), min(span.last, end)
         text = tokenizer.decode(columns.tokens[low:high])  # EOS decodes to nothing
-        pieces.append(Piece(doc_id, row, low - start, high - start, end - start, known, text))
-    return tuple(pieces)
+        yield Piece(doc_id, row, low - start, high - start, end - start, known, text)
