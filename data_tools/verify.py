@@ -129,20 +129,26 @@ def _shard_faults(
 
 def _content_faults(columns: ShardColumns, task: ShardTask) -> Iterator[str]:
     info = task.info
-    stored = json.loads(columns.metadata.get(b"megatrain", b"{}"))
     counted = {
         "documents": (len(columns.offsets) - 1, info.documents),
         "tokens": (len(columns.tokens), info.tokens),
         "values_offset": (columns.values_offset, info.values_offset),
         "source": (", ".join(columns.sources), info.source),
         "dtype": (str(columns.tokens.dtype), task.dtype),
-        "tokenizer": (stored.get("tokenizer_hash"), task.tokenizer.hash),
+        "tokenizer": (_tokenizer_hash(columns.metadata), task.tokenizer.hash),
         "tokens_hash": (xxhash.xxh3_128_hexdigest(columns.tokens.data), info.tokens_hash),
     }
     for name, (found, said) in counted.items():
         if found != said:
             yield f"{name} is {found}, the manifest says {said}"
     yield from _document_faults(columns, task.tokenizer)
+
+
+def _tokenizer_hash(metadata: Mapping[bytes, bytes]) -> object:
+    try:
+        return json.loads(metadata[b"megatrain"])["tokenizer_hash"]
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _document_faults(columns: ShardColumns, tokenizer: TokenizerInfo) -> Iterator[str]:

@@ -64,7 +64,7 @@ def import_dataset(config: ImportConfig, progress: Progress | None = None) -> di
         )
         partial = output.begin(config.output)
         shutil.copytree(home, partial / FOLDER)
-        made = _Dataset(partial, tokenizer.info, config.max_tokens)
+        made = _Dataset(partial, tokenizer.info, config.max_tokens, progress)
         with pool(config.workers) as over:
             for place, one in inputs:
                 _read(made, config, place, one, over)
@@ -109,8 +109,9 @@ def _at_eos(batches: Iterator[tuple[str, Batch]], eos_id: int, most: int) -> Ite
 class _Dataset:
     """The dataset in the making: a writer for each split and source, and the counts."""
 
-    def __init__(self, folder: Path, tokenizer: TokenizerInfo, max_tokens: int) -> None:
+    def __init__(self, folder: Path, tokenizer: TokenizerInfo, max_tokens: int, progress: Progress) -> None:
         self.folder, self.tokenizer, self._max_tokens = folder, tokenizer, max_tokens
+        self._progress = progress
         self._writers: dict[tuple[str, str], SourceWriter] = {}
         self._counts: dict[str, Counter[str]] = {}
 
@@ -125,7 +126,9 @@ class _Dataset:
                 self.tokenizer,
                 self._max_tokens,
             )
-        self._writers[key].add(documents.tokens, documents.lengths, documents.doc_ids, documents.text_bytes)
+        writer = self._writers[key]
+        for shard in writer.add(documents.tokens, documents.lengths, documents.doc_ids, documents.text_bytes):
+            self._progress.note(f"{split}/{shard.source}: a shard of {shard.tokens:,} tokens written")
         self._counts.setdefault(documents.source, Counter()).update(
             {
                 "read": len(documents.lengths) + documents.empty,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from data_tools.convert.batches import BATCH_TOKENS, Batch
 from data_tools.convert.ndarray import decoded, encoded
@@ -137,24 +138,30 @@ class _Shard:
         return columns
 
     def _batch(self, rows: list[dict[str, bytes]], first: int) -> Batch:
-        tokens = []
-        for number, row in enumerate(rows):
+        tokens: list[npt.NDArray[Any]] = []
+        sources: list[str] = []
+        for number, row in enumerate(rows, first):
             try:
-                content = row[self._column]
-                plain = self._encoding == "bytes"
-                tokens.append(
-                    np.frombuffer(content, self._bytes_dtype) if plain else decoded(content, self._encoding)
-                )
+                tokens.append(self._tokens(row[self._column]))
+                if self._with_sources:
+                    sources.append(row["source"].decode())
+                if self._with_ids and len(row["doc_id"]) != 16:
+                    raise ValueError(f"its doc_id has {len(row['doc_id'])} bytes, not 16")
             except ValueError as error:
-                raise FailedWork(f"{self.path}: sample {first + number:,}: {error}; damaged") from None
+                raise FailedWork(f"{self.path}: sample {number:,}: cannot be read ({error})") from None
         return Batch(
             self.path,
             first,
             np.array([len(part) for part in tokens], np.int64),
             np.concatenate(tokens),
             [row["doc_id"] for row in rows] if self._with_ids else None,
-            [row["source"].decode() for row in rows] if self._with_sources else None,
+            sources if self._with_sources else None,
         )
+
+    def _tokens(self, content: bytes) -> npt.NDArray[Any]:
+        if self._encoding == "bytes":
+            return np.frombuffer(content, self._bytes_dtype)
+        return decoded(content, self._encoding)
 
 
 def write_mds(folder: Path, shards: Sequence[tuple[Path, ShardInfo]]) -> None:

@@ -16,7 +16,7 @@ from megatrain.durable import replacing
 from megatrain.errors import FailedWork, UserError, require
 
 _ROWS = 1 << 10
-_GROUP_TOKENS = 1 << 24
+_GROUP_TOKENS = 1 << 22
 
 
 class ParquetInput:

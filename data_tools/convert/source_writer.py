@@ -34,8 +34,14 @@ class SourceWriter:
         self._tokens = self._text_bytes = 0
         self.documents = 0
 
-    def add(self, tokens: Tokens, lengths: Ints, doc_ids: Sequence[bytes], text_bytes: Ints) -> None:
-        """Documents: the run of their tokens, and of each its tokens, its id and the bytes of its text."""
+    def add(
+        self, tokens: Tokens, lengths: Ints, doc_ids: Sequence[bytes], text_bytes: Ints
+    ) -> Sequence[ShardInfo]:
+        """Documents: the run of their tokens, and of each its tokens, its id and the bytes of its text.
+
+        Gives the shards that became full.
+        """
+        before = len(self._infos)
         self.documents += len(lengths)
         row = 0
         ends = np.concatenate([[0], np.cumsum(lengths)])
@@ -50,6 +56,7 @@ class SourceWriter:
                 row = stop
             if row < len(lengths):
                 self._flush()
+        return self._infos[before:]
 
     def named(self, first: int) -> list[ShardInfo]:
         """Write what is left, and give all shards their names, which count from `first`."""

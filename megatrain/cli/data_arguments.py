@@ -46,7 +46,8 @@ def add_commands(verbs: Verbs) -> None:
     stats.add_argument("folder", type=Path, metavar="DATASET", help="a dataset, or one of its splits")
     stats.add_argument("--html", type=Path, metavar="FILE", help="also a page with pictures, in one file")
     stats.add_argument("--json", action="store_true", help="JSON in place of tables, with the config")
-    _convert_commands(kinds)
+    _import_command(kinds)
+    _export_command(kinds)
 
 
 def _inspect_command(kinds: Verbs) -> None:
@@ -81,7 +82,7 @@ def _inspect_command(kinds: Verbs) -> None:
     )
 
 
-def _convert_commands(kinds: Verbs) -> None:
+def _import_command(kinds: Verbs) -> None:
     parser = command(
         kinds,
         "import",
@@ -115,6 +116,9 @@ def _convert_commands(kinds: Verbs) -> None:
     )
     parser.add_argument("--max-tokens", type=size, default=100_000_000, help="of a shard (default: 10^8)")
     parser.add_argument("--workers", type=count, default=0, help="processes (default: one a core)")
+
+
+def _export_command(kinds: Verbs) -> None:
     parser = command(
         kinds,
         "export",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from data_tools.datasets.shards import open_splits
+from megatrain.cli.main import _parse
 from megatrain.config import load_config
 from megatrain.data.mixture import TokenMixture
 from tests.cli.conftest import Call, Scene
@@ -115,3 +118,11 @@ def test_export_import_and_diff(call: Call, scene: Scene, kind: str) -> None:
     again = call("data", "import", *inputs, *words)
     assert again.code == 2 and "back: is there already" in again.err
     assert call("data", "import", "x", *words).code == 2
+
+
+def test_the_calls_in_the_documentation_parse() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs/data/datasets.md").read_text(encoding="utf-8")
+    calls = re.findall(r"^megatrain (data .*?)(?:  +#.*)?$", text.replace("\\\n", ""), re.MULTILINE)
+    assert {call.split()[1] for call in calls} == {"inspect", "verify", "diff", "stats", "import", "export"}
+    for call in calls:
+        assert callable(_parse(shlex.split(call)).run)

@@ -48,11 +48,11 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def replaced(folder: Path, documents: list[list[int]]) -> None:
+def replaced(folder: Path, documents: list[list[int]], tokenizer_hash: str | None = None) -> None:
     """The second shard of train, written with other tokens, and its manifest with it."""
     manifest = read_manifest(folder / "train")
     texts = DRAMA[7 : 7 + len(documents)]
-    info = write(folder / "train", 1, "drama", texts, documents, manifest.tokenizer.hash)
+    info = write(folder / "train", 1, "drama", texts, documents, tokenizer_hash or manifest.tokenizer.hash)
     shards = (manifest.shards[0], info, *manifest.shards[2:])
     change_manifest(folder / "train", shards=shards)
 
@@ -71,6 +71,10 @@ def said(folder: Path, change: Callable[[ShardInfo], ShardInfo]) -> None:
         (lambda f: replaced(f, [[5, 6, 2], [7, 8]]), "1 documents do not end with EOS (2), e.g. "),
         (lambda f: replaced(f, [[5, 6, 2], [399, 400, 2]]), "token 4 is id 400, the vocabulary has 400"),
         (lambda f: replaced(f, [[5, 2], []]), "documents do not follow each other, e.g. that of row 1"),
+        (
+            lambda f: replaced(f, [[5, 2]], "f" * 32),
+            f"shard-00001.arrow: tokenizer is {'f' * 32}, the manifest says",
+        ),
         (
             lambda f: said(f, lambda info: dataclasses.replace(info, documents=info.documents + 1)),
             "shard-00001.arrow: documents is 5, the manifest says 6",
