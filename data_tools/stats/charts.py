@@ -32,7 +32,7 @@ def stream(flow: Flow) -> str:
         top, now, then = y, left + rest * scale, left + (rest - count) * scale
         y += max(count * scale, 1.0) + _GAP
         parts.append(
-            box(left, top, max(then - left, 1.0), y - top, "kept", f"after {step}: {rest - count:,}")
+            box(left, top, max(then - left, 1.0), y - top + 1, "kept", f"after {step}: {rest - count:,}")
         )
         parts.append(_leaving(then, now, top, f"{step}: {count:,} dropped"))
         middle = top + _BEND + max(count * scale, 1.0) / 2 + 4

@@ -44,6 +44,7 @@ def test_what_was_added_removed_and_moved(tmp_path: Path) -> None:
     assert found.documents.only_in_b.keys() == {test} and found.documents.only_in_b[test].documents == 2
     assert found.documents.moved.keys() == {(train, test)}
     assert set(found.documents.moved[train, test].examples) == {doc_id(t).hex() for t in DRAMA[18:20]}
+    assert found.documents.only_in_a[verse].tokens == found.totals[verse][0].tokens > 0
     assert found.totals[train][0].documents == 20 and found.totals[train][1].documents == 16
     assert found.totals[verse][1] == (0, 0, 0)
     assert "train/drama in A, test/drama in B: 2 documents" in found.text()

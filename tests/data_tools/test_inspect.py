@@ -135,6 +135,8 @@ def test_lineage_says_which_record_a_document_was(tmp_path: Path) -> None:
         ("raw/0.warc.gz", 40, "en"),
     ]
     assert f"raw/1.warc.gz, record 30, language en, {len(DRAMA[3].encode())} bytes" in found.text()
+    (middle,) = origin(dataset, [Span(0, int(offsets[1]), int(offsets[2]))]).pieces
+    assert middle.lineage is not None and middle.lineage.record == 10
     write_lineage(folder, "train", 0, DRAMA[1:8])
     with pytest.raises(FailedWork, match=r"lineage/train/shard-00000\.parquet: names other documents"):
         origin(dataset, [Span(0, 0, 5)])

@@ -50,17 +50,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_drops_come_in_the_order_of_the_steps() -> None:
     found = flows(MADE)
-    assert found["web"] == Flow(
-        read=100,
-        kept=20,
-        drops={
-            "read.broken_json": 3,
-            "language.other": 40,
-            "gopher_quality.stop_words": 20,
-            "gopher_quality.symbols": 10,
-            "duplicates.near": 7,
-        },
-    )
+    assert (found["web"].read, found["web"].kept) == (100, 20)
+    assert found["web"].drops["gopher_quality.stop_words"] == 20
+    assert list(found["web"].drops) == [
+        "read.broken_json",
+        "language.other",
+        "gopher_quality.stop_words",
+        "gopher_quality.symbols",
+        "duplicates.near",
+    ]
     assert found["web"].by_step == {"reading": 3, "language": 40, "gopher_quality": 30, "duplicates": 7}
     assert list(found[ODD].drops) == ["language.other", "clean.empty"]
     assert [flow.unexplained for flow in found.values()] == [0, 0]
