@@ -22,27 +22,6 @@ def prepare(arguments: argparse.Namespace) -> int:
     return main([str(arguments.config), *arguments.overrides])
 
 
-def data_inspect(arguments: argparse.Namespace) -> int:
-    from data_tools.inspect import inspect
-
-    print(inspect(arguments.folder).text())
-    return 0
-
-
-def data_verify(arguments: argparse.Namespace) -> int:
-    from data_tools.inspect import verify
-
-    print(verify(arguments.folder))
-    return 0
-
-
-def data_stats(arguments: argparse.Namespace) -> int:
-    from data_tools.inspect import made
-
-    print(made(arguments.folder))
-    return 0
-
-
 def check(arguments: argparse.Namespace) -> int:
     from megatrain.cluster.supervisor import planned_world
     from megatrain.config import load_config, to_yaml

@@ -5,25 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn, TypeAlias
 
 import megatrain
-from megatrain.cli import checkpoints, commands
+from megatrain.cli import checkpoints, commands, data_arguments
+from megatrain.cli.parser import Parser, Run, Verbs, command, config_arguments, group
 from megatrain.errors import FailedWork, UserError
-
-Run = Callable[[argparse.Namespace], int]
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong with a call in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
-Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,85 +63,45 @@ def _parser() -> Parser:
     return parser
 
 
-def _command(verbs: Verbs, name: str, run: Run, help_: str, example: str) -> Parser:
-    parser = _with_example(verbs, name, help_, example)
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _group(verbs: Verbs, name: str, help_: str, example: str) -> Verbs:
-    return _with_example(verbs, name, help_, example).add_subparsers(
-        dest="kind", required=True, metavar="COMMAND"
-    )
-
-
-def _with_example(verbs: Verbs, name: str, help_: str, example: str) -> Parser:
-    return verbs.add_parser(
-        name,
-        help=help_,
-        description=help_,
-        epilog=f"example: megatrain {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
-def _config_arguments(parser: Parser) -> None:
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        default=[],
-        metavar="section.key=value",
-        help="settings that go before the file's",
-    )
-
-
 def _data_commands(verbs: Verbs) -> None:
-    prepare = _command(
+    prepare = command(
         verbs,
         "prepare",
         commands.prepare,
         "Raw text to token shards.",
         "prepare configs/data/quickstart.yaml workers=2",
     )
-    _config_arguments(prepare)
-    kinds = _group(verbs, "data", "Look at a prepared dataset.", "data inspect data/quickstart")
-    for name, run, help_ in (
-        ("inspect", commands.data_inspect, "Sizes, and some documents decoded."),
-        ("verify", commands.data_verify, "Re-hash every shard."),
-        ("stats", commands.data_stats, "How it was made and what was dropped, as JSON."),
-    ):
-        parser = _command(kinds, name, run, help_, f"data {name} data/quickstart")
-        parser.add_argument("folder", type=Path, metavar="FOLDER")
+    config_arguments(prepare)
+    data_arguments.add_commands(verbs)
 
 
 def _run_commands(verbs: Verbs) -> None:
-    check = _command(
+    check = command(
         verbs,
         "check",
         commands.check,
         "Validate config, data, layout and disk.",
         "check configs/quickstart.yaml",
     )
-    _config_arguments(check)
+    config_arguments(check)
     check.add_argument("--ranks", type=int, help="the number of ranks to check for (default: this machine's)")
-    train = _command(
+    train = command(
         verbs,
         "train",
         commands.train,
         "Train on this machine; goes on from the newest checkpoint of run.folder.",
         "train configs/quickstart.yaml train.steps=200",
     )
-    _config_arguments(train)
+    config_arguments(train)
     _submit_command(verbs)
-    rehearsal = _command(
+    rehearsal = command(
         verbs,
         "verify-resume",
         commands.verify_resume,
         "Prove that a run resumes: its first steps unbroken, and again killed and resumed, must agree.",
         "verify-resume configs/quickstart.yaml --layouts tp2-dp1-zero3 --before 6 --after 4",
     )
-    _config_arguments(rehearsal)
+    config_arguments(rehearsal)
     rehearsal.add_argument(
         "--layouts",
         nargs="+",
@@ -171,7 +119,7 @@ def _run_commands(verbs: Verbs) -> None:
         "(default: 1e-5 for fp32, 1e-2 for bf16)",
     )
     rehearsal.add_argument("--keep", action="store_true", help="leave the runs in the folder")
-    report = _command(
+    report = command(
         verbs,
         "report",
         commands.report,
@@ -183,14 +131,14 @@ def _run_commands(verbs: Verbs) -> None:
 
 
 def _submit_command(verbs: Verbs) -> None:
-    submit = _command(
+    submit = command(
         verbs,
         "submit",
         commands.submit,
         "Check a run and put it into SLURM's queue.",
         "submit configs/llama-1b.yaml --nodes 4 --gpus-per-node 8 --time 24:00:00",
     )
-    _config_arguments(submit)
+    config_arguments(submit)
     submit.add_argument("--nodes", type=int, required=True)
     submit.add_argument("--time", required=True, help="limit of one stretch, as sbatch takes it")
     ranks = submit.add_mutually_exclusive_group()
@@ -217,7 +165,7 @@ def _submit_command(verbs: Verbs) -> None:
 
 
 def _checkpoint_commands(verbs: Verbs) -> None:
-    kinds = _group(
+    kinds = group(
         verbs,
         "checkpoint",
         "Look at a run's checkpoints, compare, clear away.",
@@ -227,9 +175,9 @@ def _checkpoint_commands(verbs: Verbs) -> None:
         ("ls", checkpoints.ls, "Step, time, size, losses, layout of each, and whether it is whole."),
         ("verify", checkpoints.verify, "Re-hash every file of each."),
     ):
-        parser = _command(kinds, name, run, help_, f"checkpoint {name} runs/quickstart")
+        parser = command(kinds, name, run, help_, f"checkpoint {name} runs/quickstart")
         parser.add_argument("folder", type=Path, metavar="RUN")
-    diff = _command(
+    diff = command(
         kinds,
         "diff",
         checkpoints.diff,
@@ -241,7 +189,7 @@ def _checkpoint_commands(verbs: Verbs) -> None:
             name, metavar="A" if name == "first" else "B", help="a checkpoint, or a run's newest"
         )
     diff.add_argument("--most", type=int, default=20, help="tensors that are printed")
-    prune = _command(
+    prune = command(
         kinds,
         "prune",
         checkpoints.prune,
@@ -256,7 +204,7 @@ def _checkpoint_commands(verbs: Verbs) -> None:
 
 
 def _model_commands(verbs: Verbs) -> None:
-    evaluate = _command(
+    evaluate = command(
         verbs,
         "evaluate",
         commands.evaluate,
@@ -268,7 +216,7 @@ def _model_commands(verbs: Verbs) -> None:
     evaluate.add_argument("--config", type=Path, help="for a model whose run's config is not beside it")
     evaluate.add_argument("--windows", type=int, help="at most so many windows of each source")
     evaluate.add_argument("--baselines", action="store_true", help="also n-gram models of the same tokens")
-    export = _command(
+    export = command(
         verbs,
         "export",
         commands.export,
@@ -287,7 +235,7 @@ def _model_commands(verbs: Verbs) -> None:
         default="logits",
         help="what is compared with the original",
     )
-    generate = _command(
+    generate = command(
         verbs,
         "generate",
         commands.generate,

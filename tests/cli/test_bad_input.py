@@ -307,7 +307,8 @@ def test_bytes_that_are_not_utf8_are_counted(call: Call, scene: Scene) -> None:
     )
     ended = call("prepare", config)
     assert ended.code == 0, ended.err
-    assert json.loads(call("data", "stats", "out").out)["counts"]["raw"]["invalid_utf8_replaced"] == 1
+    made = json.loads(call("data", "stats", "out", "--json").out)["made"]
+    assert made["counts"]["raw"]["invalid_utf8_replaced"] == 1
     assert call("data", "verify", "out").code == 0
 
 
@@ -318,18 +319,25 @@ def test_a_flipped_byte_in_a_shard_is_named(call: Call, scene: Scene) -> None:
     assert call("data", "verify", "data").code == 0
     flip_byte(scene.data / "train" / "shard-00001.arrow")
     for folder in ("data", "data/train"):
-        line = refused(call, scene, "data", "verify", folder, code=1)
-        assert re.search(r"data/train/shard-00001\.arrow: shard damaged: .*; prepare .* or restore", line)
+        ended = call("data", "verify", folder)
+        assert (ended.code, ended.out.count("\n")) == (1, 1)
+        assert re.search(
+            r"data/train/shard-00001\.arrow: shard damaged: .*; prepare .* or restore", ended.out
+        )
+        assert ended.err.splitlines()[-1] == f"megatrain: {folder}: 1 faults; each is named above"
 
 
 def test_damaged_datasets(call: Call, scene: Scene) -> None:
     for command in ("inspect", "verify", "stats"):
         assert "no prepared dataset there" in refused(call, scene, "data", command, "nowhere")
     cut_short(scene)
-    assert "shard-00000.arrow: shard cut short" in refused(call, scene, "data", "verify", "data")
+    assert "shard-00000.arrow: shard cut short" in call("data", "verify", "data", "--quick").out
+    for command in ("inspect", "stats"):
+        assert "shard-00000.arrow: shard cut short" in refused(call, scene, "data", command, "data")
     manifest = scene.data / "train" / "manifest.json"
     edit_json(manifest, split="test")
-    assert "train/manifest.json: damaged" in refused(call, scene, "data", "verify", "data", code=1)
+    assert "train/manifest.json: damaged" in call("data", "verify", "data").out
+    assert "train/manifest.json: damaged" in refused(call, scene, "data", "stats", "data", code=1)
     manifest.write_text("{")
     assert "train/manifest.json: damaged" in refused(call, scene, "train", "config.yaml", code=1)
 

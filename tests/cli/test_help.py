@@ -33,9 +33,9 @@ COMMANDS = list(all_commands(_parser()))
 def test_the_commands_are_those_promised() -> None:
     promised = ["prepare", "train", "check", "submit", "verify-resume", "evaluate", "export", "generate"]
     assert {path[0] for path in COMMANDS if path} >= {*promised, "report", "data", "checkpoint"}
-    assert {("data", "verify"), ("data", "inspect"), ("checkpoint", "ls"), ("checkpoint", "verify")} <= {
-        *COMMANDS
-    }
+    of_data = {"inspect", "verify", "diff", "stats", "import", "export"}
+    assert {("data", name) for name in of_data} <= {*COMMANDS}
+    assert {("checkpoint", "ls"), ("checkpoint", "verify")} <= {*COMMANDS}
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
@@ -62,7 +62,10 @@ def test_version(call: Call) -> None:
         (["trian"], "invalid choice: 'trian'"),
         (["train"], "required: CONFIG"),
         (["data"], "required: COMMAND"),
-        (["data", "inspect"], "required: FOLDER"),
+        (["data", "inspect"], "required: DATASET"),
+        (["data", "inspect", "x", "--documents", "-1"], "-1"),
+        (["data", "inspect", "x", "--sample", "1", "--window", "a/b:1"], "not allowed with"),
+        (["data", "export", "x", "--format", "webdataset"], "invalid choice: 'webdataset'"),
         (["check", "x.yaml", "--ranks", "two"], "invalid int value: 'two'"),
         (["check", "x.yaml", "--rank=2", "--bogus"], "--bogus"),
         (["generate", "run"], "required: --prompt"),

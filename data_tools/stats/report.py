@@ -1,0 +1,115 @@
+"""All that is told of a dataset, gathered once: as text to read, and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_tools.datasets.overview import QUANTILES, SourceStatistics, statistics, table
+from data_tools.datasets.shards import open_splits
+from data_tools.stats.figures import percent
+from data_tools.stats.flow import Flow, flows, together
+from megatrain.data.manifest import TokenizerInfo
+
+
+@dataclass(frozen=True)
+class Report:
+    """Statistics of a finished dataset."""
+
+    folder: Path
+    fingerprints: dict[str, str]
+    tokenizer: TokenizerInfo
+    rows: tuple[SourceStatistics, ...]
+    flows: dict[str, Flow]
+    """By source; empty where the dataset's makers kept no counts."""
+    languages: dict[str, dict[str, int]]
+    """Documents by source and language, most first; empty where languages were not told apart."""
+    made: Mapping[str, Any]
+
+    def text(self) -> str:
+        """The whole as tables to read."""
+        parts = [table(self.rows)]
+        if self.flows:
+            parts.append(_flow_table(self.flows))
+        if self.languages:
+            parts.append(_language_table(self.languages))
+        parts.append(
+            "\n".join(f"fingerprint of {name}: {value}" for name, value in self.fingerprints.items())
+        )
+        return "\n\n".join(parts)
+
+    def json(self) -> str:
+        """The whole as JSON, with how the dataset was made."""
+        rows = [
+            {
+                field.name: getattr(row, field.name)
+                for field in dataclasses.fields(row)
+                if field.name != "lengths"
+            }
+            | {"length_quantiles": dict(zip(map(str, QUANTILES), row.quantiles(), strict=True))}
+            for row in self.rows
+        ]
+        tree = {
+            "fingerprints": self.fingerprints,
+            "tokenizer": dataclasses.asdict(self.tokenizer),
+            "statistics": rows,
+            "made": self.made,
+        }
+        return json.dumps(tree, indent=2, ensure_ascii=False)
+
+
+def report(folder: Path) -> Report:
+    """Gather the statistics of a dataset or of one of its splits. Raises UserError where there is none."""
+    splits = open_splits(folder)
+    first = next(iter(splits.values())).manifest
+    languages = {
+        source: dict(sorted(spoken.items(), key=lambda item: (-item[1], item[0])))
+        for source, spoken in first.made.get("languages", {}).items()
+        if spoken
+    }
+    return Report(
+        folder=folder,
+        fingerprints={name: dataset.fingerprint for name, dataset in splits.items()},
+        tokenizer=first.tokenizer,
+        rows=statistics(splits),
+        flows=flows(first.made),
+        languages=languages,
+        made=first.made,
+    )
+
+
+def _flow_table(flows: Mapping[str, Flow]) -> str:
+    columns = {**flows, "all": together(flows.values())}
+    reasons = list(columns["all"].drops)
+    width = max(len("unexplained"), *(len(reason) for reason in reasons), 0)
+    lines = [_line("from raw to kept", width, columns)]
+    lines.append(_line("read", width, (f"{flow.read:,}" for flow in columns.values())))
+    for reason in reasons:
+        lines.append(_line(reason, width, (_lost(flow, reason) for flow in columns.values())))
+    if any(flow.unexplained for flow in columns.values()):
+        lines.append(_line("unexplained", width, (f"{flow.unexplained:,}" for flow in columns.values())))
+    lines.append(_line("kept", width, (f"{flow.kept:,}" for flow in columns.values())))
+    return "\n".join(lines)
+
+
+def _language_table(languages: Mapping[str, Mapping[str, int]]) -> str:
+    lines = ["languages, documents"]
+    width = max(map(len, languages))
+    for source, spoken in languages.items():
+        lines.append(
+            f"{source:<{width}}  " + ", ".join(f"{name} {count:,}" for name, count in spoken.items())
+        )
+    return "\n".join(lines)
+
+
+def _lost(flow: Flow, reason: str) -> str:
+    count = flow.drops.get(reason, 0)
+    return f"-{count:,} ({percent(count / flow.read)})" if count else "0"
+
+
+def _line(name: str, width: int, cells: Iterable[str]) -> str:
+    return f"{name:<{max(width, len('from raw to kept'))}}" + "".join(f" {cell:>22}" for cell in cells)

@@ -1,0 +1,198 @@
+"""Whether a dataset is still what was written, and is sound: one line for each fault."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from data_tools.datasets.ids import files_for, first_of_each, hex_id, spread
+from data_tools.datasets.shards import ShardColumns, processes_for, read_columns, split_folders
+from data_tools.progress import Progress
+from data_tools.workers import pool
+from megatrain.data.dataset import TokenDataset
+from megatrain.data.manifest import ShardInfo, TokenizerInfo, read_manifest
+from megatrain.data.tokenizer import Tokenizer
+from megatrain.durable import hash_file
+from megatrain.errors import FailedWork, UserError
+
+_CHUNK = 1 << 24
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard to check against its manifest; of the content when it is not `quick`."""
+
+    path: Path
+    info: ShardInfo
+    dtype: str
+    tokenizer: TokenizerInfo
+    quick: bool
+
+
+def faults(
+    folder: Path, *, quick: bool = False, workers: int = 0, progress: Progress | None = None
+) -> Iterator[str]:
+    """What is wrong with a dataset or with one of its splits, a line each as it is found.
+
+    `quick` looks at manifests, tokenizer and sizes alone. Raises UserError where there is no dataset.
+    """
+    splits: dict[str, TokenDataset] = {}
+    found = 0
+    for name, path in split_folders(folder).items():
+        try:
+            splits[name] = TokenDataset(path, read_manifest(path))
+        except FailedWork as error:
+            found += 1
+            yield str(error)
+    for fault in chain(
+        _tokenizer_faults(splits), _shard_faults(splits, quick, workers, progress or Progress())
+    ):
+        found += 1
+        yield fault
+    if not quick and not found:  # the ids of shards that are damaged say nothing
+        yield from _shared_documents(splits)
+
+
+def summary(folder: Path, *, quick: bool) -> str:
+    """What is to be said of a dataset without faults."""
+    splits = split_folders(folder)
+    shards = [shard for path in splits.values() for shard in read_manifest(path).shards]
+    looked_at = "the sizes are" if quick else "hashes, documents and ids are"
+    return (
+        f"{folder}: whole: {len(shards):,} shards in {', '.join(splits)}, "
+        f"{sum(shard.bytes for shard in shards):,} bytes; {looked_at} as the manifests say"
+    )
+
+
+def check_shard(task: ShardTask) -> list[str]:
+    """What is wrong with one shard."""
+    path, info = task.path, task.info
+    try:
+        size = path.stat().st_size
+        if size != info.bytes:
+            return [
+                f"{path}: shard cut short or changed: {size:,} bytes, the manifest says {info.bytes:,}; "
+                "prepare the dataset again or restore this file"
+            ]
+        if task.quick:
+            return []
+        if (found := hash_file(path)) != info.hash:
+            return [
+                f"{path}: shard damaged: its hash is {found[:12]}, the manifest says {info.hash[:12]}; "
+                "prepare the dataset again or restore this file"
+            ]
+        return [f"{path}: {fault}" for fault in _content_faults(read_columns(path), task)]
+    except FileNotFoundError:
+        return [f"{path}: shard missing; prepare the dataset again or restore this file"]
+    except OSError as error:
+        return [f"{path}: cannot be read: {error.strerror}"]
+    except FailedWork as error:
+        return [str(error)]
+
+
+def _tokenizer_faults(splits: Mapping[str, TokenDataset]) -> Iterator[str]:
+    for dataset in splits.values():
+        try:
+            found = Tokenizer.load(dataset.folder).info
+        except (FailedWork, UserError) as error:
+            yield str(error)
+            continue
+        made_with = dataset.manifest.tokenizer
+        if found != made_with:
+            yield f"{dataset.folder}: its shards were made with {made_with}, beside them is {found}"
+
+
+def _shard_faults(
+    splits: Mapping[str, TokenDataset], quick: bool, workers: int, progress: Progress
+) -> Iterator[str]:
+    tasks = [
+        ShardTask(dataset.folder / info.name, info, dataset.manifest.dtype, dataset.manifest.tokenizer, quick)
+        for dataset in splits.values()
+        for info in dataset.manifest.shards
+    ]
+    with pool(1 if quick else processes_for((task.info for task in tasks), workers)) as over:
+        for found in progress.track("verify, shards", over(check_shard, tasks), len(tasks)):
+            yield from found
+    for dataset in splits.values():
+        known = {info.name for info in dataset.manifest.shards}
+        for path in sorted(dataset.folder.glob("*.arrow")):
+            if path.name not in known:
+                yield f"{path}: is in no manifest; remove it"
+
+
+def _content_faults(columns: ShardColumns, task: ShardTask) -> Iterator[str]:
+    info = task.info
+    counted = {
+        "documents": (len(columns.offsets) - 1, info.documents),
+        "tokens": (len(columns.tokens), info.tokens),
+        "values_offset": (columns.values_offset, info.values_offset),
+        "source": (", ".join(columns.sources), info.source),
+        "dtype": (str(columns.tokens.dtype), task.dtype),
+        "tokenizer": (_tokenizer_hash(columns.metadata), task.tokenizer.hash),
+        "tokens_hash": (xxhash.xxh3_128_hexdigest(columns.tokens.data), info.tokens_hash),
+    }
+    for name, (found, said) in counted.items():
+        if found != said:
+            yield f"{name} is {found}, the manifest says {said}"
+    yield from _document_faults(columns, task.tokenizer)
+
+
+def _tokenizer_hash(metadata: Mapping[bytes, bytes]) -> object:
+    try:
+        return json.loads(metadata[b"megatrain"])["tokenizer_hash"]
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
+def _document_faults(columns: ShardColumns, tokenizer: TokenizerInfo) -> Iterator[str]:
+    offsets, tokens = columns.offsets, columns.tokens
+    lengths = columns.lengths
+    if offsets[0] != 0 or offsets[-1] != len(tokens) or (lengths < 1).any():
+        row = int(np.argmax(lengths < 1))
+        yield f"its documents do not follow each other, e.g. that of row {row:,}"
+        return
+    open_ended = np.flatnonzero(tokens[offsets[1:] - 1] != tokenizer.eos_id)
+    if len(open_ended):
+        row = int(open_ended[0])
+        yield (
+            f"{len(open_ended):,} documents do not end with EOS ({tokenizer.eos_id}), e.g. "
+            f"{columns.doc_id(row).hex()} in row {row:,}"
+        )
+    for start in range(0, len(tokens), _CHUNK):  # a chunk at a time: the comparison is an array of its size
+        beyond = np.flatnonzero(tokens[start : start + _CHUNK] >= tokenizer.vocab_size)
+        if len(beyond):
+            at = start + int(beyond[0])
+            yield f"token {at:,} is id {int(tokens[at])}, the vocabulary has {tokenizer.vocab_size:,}"
+            return
+
+
+def _shared_documents(splits: Mapping[str, TokenDataset]) -> Iterator[str]:
+    """A document in two splits: what is evaluated on was trained on."""
+    names = list(splits)
+    shared: dict[tuple[int, int], int] = {}
+    examples: dict[tuple[int, int], str] = {}
+    with tempfile.TemporaryDirectory(prefix="megatrain-") as work:
+        table = spread(splits, Path(work, "ids"), files_for([splits]))
+        split_of = np.array([names.index(label.split) for label in table.labels])
+        for rows in map(table.rows, range(table.files)):
+            if not len(rows):
+                continue
+            starts = np.flatnonzero(first_of_each(rows))
+            low = np.minimum.reduceat(split_of[rows["label"]], starts)
+            high = np.maximum.reduceat(split_of[rows["label"]], starts)
+            for at in np.flatnonzero(low != high).tolist():
+                pair = (int(low[at]), int(high[at]))
+                shared[pair] = shared.get(pair, 0) + 1
+                examples.setdefault(pair, hex_id(rows[starts[at]]))
+    for (low_name, high_name), count in shared.items():
+        yield (
+            f"{count:,} documents are in {names[low_name]} and in {names[high_name]}, e.g. "
+            f"{examples[low_name, high_name]}; prepare the dataset again"
+        )

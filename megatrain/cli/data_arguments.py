@@ -1,0 +1,131 @@
+"""The arguments of `megatrain data ...`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from megatrain.cli import datasets
+from megatrain.cli.parser import Verbs, command, count, group, size
+
+_FORMATS = ("megatron", "mds", "parquet")
+
+
+def add_commands(verbs: Verbs) -> None:
+    """Add them to the command line."""
+    kinds = group(
+        verbs, "data", "Look at a finished dataset, check and convert it.", "data inspect data/quickstart"
+    )
+    _inspect_command(kinds)
+    verify = command(
+        kinds,
+        "verify",
+        datasets.verify,
+        "Hash every shard again and check what is in it; a line for each fault.",
+        "data verify data/quickstart --quick",
+    )
+    verify.add_argument("folder", type=Path, metavar="DATASET", help="a dataset, or one of its splits")
+    verify.add_argument("--quick", action="store_true", help="manifests, tokenizer and sizes alone")
+    verify.add_argument("--workers", type=count, default=0, help="processes (default: as many as it needs)")
+    diff = command(
+        kinds,
+        "diff",
+        datasets.diff,
+        "What differs between two datasets: tokenizer, config, totals, documents.",
+        "data diff data/quickstart data/imported",
+    )
+    for name in ("first", "second"):
+        diff.add_argument(name, type=Path, metavar="A" if name == "first" else "B")
+    diff.add_argument("--examples", type=count, default=3, metavar="N", help="ids named of each kind (3)")
+    stats = command(
+        kinds,
+        "stats",
+        datasets.stats,
+        "Sizes, lengths, languages, and what was dropped from raw to kept; as tables, a page or JSON.",
+        "data stats data/quickstart --html stats.html",
+    )
+    stats.add_argument("folder", type=Path, metavar="DATASET", help="a dataset, or one of its splits")
+    stats.add_argument("--html", type=Path, metavar="FILE", help="also a page with pictures, in one file")
+    stats.add_argument("--json", action="store_true", help="JSON in place of tables, with the config")
+    _import_command(kinds)
+    _export_command(kinds)
+
+
+def _inspect_command(kinds: Verbs) -> None:
+    parser = command(
+        kinds,
+        "inspect",
+        datasets.inspect,
+        "Sizes and some documents; or one document, one window, where a run's sample comes from.",
+        "data inspect configs/quickstart.yaml --sample 81234",
+    )
+    parser.add_argument(
+        "where", type=Path, metavar="DATASET", help="with --sample: the config or the folder of a run"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="section.key=value",
+        help="of the run's config, with --sample",
+    )
+    parser.add_argument(
+        "--documents", type=count, default=3, metavar="N", help="at most so many (default: 3)"
+    )
+    parser.add_argument("--seed", type=count, default=0, help="of the documents drawn")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--document", metavar="ID", help="the document with this id, or the beginning of one")
+    what.add_argument("--containing", metavar="TEXT", help="documents with this text; decodes all until then")
+    what.add_argument("--window", metavar="SPLIT/SOURCE:N", help="window N of a source, decoded")
+    what.add_argument("--sample", type=count, metavar="N", help="sample N of a run: where it comes from")
+    parser.add_argument(
+        "--sequence-length", type=size, default=1024, metavar="S", help="of --window (default: 1024)"
+    )
+
+
+def _import_command(kinds: Verbs) -> None:
+    parser = command(
+        kinds,
+        "import",
+        datasets.import_,
+        "Tokens that another tool made to a dataset.",
+        "data import train/web=corpus_text_document --format megatron --tokenizer data/tok --out data/web",
+    )
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="SPLIT/SOURCE=PATH",
+        help="a prefix of .bin and .idx, a folder of MDS, a parquet file or folder; SPLIT=PATH where the "
+        "records have a column `source`",
+    )
+    parser.add_argument("--format", choices=_FORMATS, required=True)
+    parser.add_argument(
+        "--tokenizer", type=Path, required=True, metavar="FOLDER", help="that made the tokens; or a dataset"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DATASET", help="a new folder")
+    parser.add_argument(
+        "--cut",
+        choices=("record", "eos"),
+        default="record",
+        help="a record is a document (default), or documents end at each EOS: for packed windows",
+    )
+    parser.add_argument("--column", default="tokens", help="of MDS and parquet (default: tokens)")
+    parser.add_argument(
+        "--bytes-dtype",
+        choices=("uint16", "uint32", "int32", "int64"),
+        help="of an MDS column of plain bytes",
+    )
+    parser.add_argument("--max-tokens", type=size, default=100_000_000, help="of a shard (default: 10^8)")
+    parser.add_argument("--workers", type=count, default=0, help="processes (default: one a core)")
+
+
+def _export_command(kinds: Verbs) -> None:
+    parser = command(
+        kinds,
+        "export",
+        datasets.export,
+        "A dataset, or one of its splits, for other tools.",
+        "data export data/quickstart --format megatron --out exported",
+    )
+    parser.add_argument("folder", type=Path, metavar="DATASET")
+    parser.add_argument("--format", choices=_FORMATS, required=True)
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
