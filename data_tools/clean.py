@@ -1,52 +1,15 @@
-"""The cleaning of one text: a pure function, and the reasons for which a document is dropped."""
-
-import re
-import unicodedata
+"""The cleaning of one text and the reasons for which a document is dropped, as config version 1 has them."""
 
 from data_tools.config import Clean, Filter
-
-_NEWLINES = re.compile("\r\n?|[\x85\u2028\u2029]")
-# Controls but tab and newline; byte order mark; noncharacters. Joiners and variation selectors carry meaning.
-_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ufdd0-\ufdef\ufffe\uffff]")
-# JSON can spell half of a pair ("\ud800"), which no encoding can write.
-_SURROGATES = re.compile("[\ud800-\udfff]")
-# Sentencepiece writes a space as this sign, and would read the sign itself back as a space.
-_SPACE_SIGN = "▁"
+from data_tools.steps.clean import clean_text
+from data_tools.steps.length import fault_of_length
 
 
 def clean(text: str, config: Clean) -> str:
-    """Text in NFC, with `\\n` for every kind of line end and without control characters. Idempotent.
-
-    Compatibility forms stay as they are: full-width punctuation is Chinese, not an accident.
-    """
-    text = _SURROGATES.sub("\ufffd", text)
-    if config.fix_encoding:
-        text = _fix_encoding(text)
-    text = _CONTROLS.sub("", _NEWLINES.sub("\n", text)).replace(_SPACE_SIGN, "_")
-    return unicodedata.normalize("NFC", text)
+    """The cleaned text, as data_tools.steps.clean makes it."""
+    return clean_text(text, fix_encoding=config.fix_encoding)
 
 
 def drop_reason(text: str, config: Filter) -> str | None:
     """Why a cleaned text is not kept, or None."""
-    if not text.strip():
-        return "empty"
-    if len(text) < config.min_characters:
-        return "too_short"
-    if len(text) > config.max_characters:
-        return "too_long"
-    return None
-
-
-def _fix_encoding(text: str) -> str:
-    import ftfy  # 0.1 s to import, and off by default.
-
-    return ftfy.fix_text(
-        text,
-        unescape_html=False,
-        fix_character_width=False,
-        fix_latin_ligatures=False,
-        uncurl_quotes=False,
-        fix_line_breaks=False,
-        remove_terminal_escapes=True,
-        normalization=None,
-    )
+    return fault_of_length(text, config.min_characters, config.max_characters)
