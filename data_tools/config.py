@@ -17,8 +17,8 @@ from data_tools.duplicates.settings import Near, Paragraphs, Substrings
 from data_tools.readers import Source
 from data_tools.sections import Count, Fraction, Section
 from data_tools.step_list import Steps
-from data_tools.steps.clean import CleanStep
-from data_tools.steps.length import LengthStep
+from data_tools.steps.clean import Clean
+from data_tools.steps.length import Length
 from data_tools.upgrade import upgraded
 from data_tools.where import Local, Where
 from megatrain.errors import UserError, require
@@ -101,7 +101,7 @@ class DataConfig(Section):
     samples: Count = 20
     """How many of the documents dropped for each reason are kept for reading, for each source."""
     sources: Annotated[dict[str, SourceConfig], Field(min_length=1)]
-    steps: Steps = (CleanStep(), LengthStep())
+    steps: Steps = (Clean(), Length())
     """What the documents of every source pass through, in this order."""
     duplicates: Duplicates = Duplicates()
     split: Split = Split()

@@ -1,7 +1,8 @@
-"""The cleaning of one text: a pure function, and the reasons for which a document is dropped."""
+"""Mends the characters of a document: Unicode, line ends, control characters, by option mojibake."""
 
 import re
 import unicodedata
+from functools import partial
 
 from data_tools.document import Document, Step
 from data_tools.sections import Section
@@ -15,27 +16,28 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 _SPACE_SIGN = "▁"
 
 
-class CleanStep(Section):
-    """What is done to the characters of a document."""
+class Clean(Section):
+    """What is done to the characters of a document; it drops none."""
 
-    fix_encoding: bool = False
-    """Mend text that was decoded wrongly (mojibake), by ftfy."""
+    fix_encoding: bool = False  # Mend text that was decoded wrongly (mojibake), by ftfy.
 
     def build(self) -> Step:
-        def step(document: Document) -> Document:
-            document.text = clean(document.text, self)
-            return document
-
-        return step
+        """The step."""
+        return partial(_step, self.fix_encoding)
 
 
-def clean(text: str, config: CleanStep) -> str:
+def _step(fix_encoding: bool, document: Document) -> Document:
+    document.text = clean_text(document.text, fix_encoding=fix_encoding)
+    return document
+
+
+def clean_text(text: str, *, fix_encoding: bool) -> str:
     """Text in NFC, with `\\n` for every kind of line end and without control characters. Idempotent.
 
     Compatibility forms stay as they are: full-width punctuation is Chinese, not an accident.
     """
     text = _SURROGATES.sub("\ufffd", text)
-    if config.fix_encoding:
+    if fix_encoding:
         text = _fix_encoding(text)
     text = _CONTROLS.sub("", _NEWLINES.sub("\n", text)).replace(_SPACE_SIGN, "_")
     return unicodedata.normalize("NFC", text)

@@ -6,10 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
-from data_tools.clean import clean
 
 import data_tools.corpus
-from data_tools.config import Clean
+from data_tools.steps.clean import clean_text
 
 FOLDER = Path(data_tools.corpus.__file__).parent
 
@@ -21,7 +20,7 @@ def test_bundled_corpus(name: str) -> None:
     text = gzip.decompress(packed).decode()
     assert not re.search(r"gutenberg|\betext|copyright|small print", text, re.IGNORECASE)
     documents = [json.loads(line) for line in text.splitlines()]
-    assert all(clean(document["text"], Clean()) == document["text"] for document in documents)
+    assert all(clean_text(document["text"], fix_encoding=False) == document["text"] for document in documents)
     assert len({document["text"] for document in documents}) == len(documents)
     size = sum(len(document["text"].encode()) for document in documents)
     row = next(

