@@ -101,9 +101,9 @@ def main(arguments: Sequence[str]) -> int:
     except (UserError, FailedWork) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except (KeyboardInterrupt, SystemError) as error:
-        # An extension module that is interrupted while it is imported makes this of it.
-        if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__cause__, KeyboardInterrupt):
+    except (KeyboardInterrupt, Exception) as error:
+        # An extension module that is interrupted while it is imported makes another error of it.
+        if KeyboardInterrupt not in (type(error), type(error.__cause__)):
             raise
         print("interrupted: run the same command again to go on", file=sys.stderr)
         return 130

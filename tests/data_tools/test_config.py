@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from data_tools.config import DataConfig, load_config
+from data_tools.where import Local
 from megatrain.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -37,7 +38,7 @@ def test_overrides_and_numbers(tmp_path: Path) -> None:
         "sources.b.files=[y.txt, z.txt]",
         "output=other",
     )
-    assert config.split.validation == 1e-4 and config.workers == 3 and config.output == "other"
+    assert config.split.validation == 1e-4 and config.where == Local(workers=3) and config.output == "other"
     assert config.sources["b"].files == ("y.txt", "z.txt") and config.split.test == 0.01
     with pytest.raises(ValidationError):
         config.seed = 3  # type: ignore[misc]
@@ -58,7 +59,7 @@ def test_overrides_and_numbers(tmp_path: Path) -> None:
         (MINIMAL, ["workers=many"], "workers: .*'many'"),
         (MINIMAL, ["nonsense"], "not of the form section.key=value"),
         (MINIMAL, ["output.x=1"], "output is not a section"),
-        (MINIMAL, ["version=2"], "config version 2 is newer"),
+        (MINIMAL, ["version=3"], "config version 3 is newer"),
         ("output: out", [], "sources is missing"),
         ("output: out\nsources: {}", [], "sources: "),
         ("output: out\nsources: {a: {files: []}}", [], "sources.a.files: "),
