@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.assemble import Base, Shard, assemble, put_samples, put_tables, put_tokenizer
+from data_tools.config_files import require_steps
 from data_tools.duplicate_stage import Found, find_duplicates
 from data_tools.inputs import Inputs, recorded
 from data_tools.readers import require_few_broken
@@ -49,7 +50,8 @@ def make(shop: Workshop, inputs: Inputs, target: Path, base: Base) -> dict[str, 
 
     Gives what is recorded of the sources that were made.
     """
-    collected = _collect(shop, inputs)
+    files = require_steps(shop.config, inputs)
+    collected = _collect(shop, inputs, files)
     found = find_duplicates(shop, base.corpus(shop.config, collected.parts()))
     tokenizer, info = base.tokenizer or make_tokenizer(shop, found)
     tokenized, encoded = _tokenize(shop, found, len(base.parts), tokenizer)
@@ -61,6 +63,7 @@ def make(shop: Workshop, inputs: Inputs, target: Path, base: Base) -> dict[str, 
     made = {
         "pipeline_version": PIPELINE_VERSION,
         "config": shop.config.deciding(),
+        "files": files,
         "counts": counts,
         "changes": _summed(shop, collected, "changes"),
         "languages": _summed(shop, collected, "languages"),
@@ -74,10 +77,10 @@ def make(shop: Workshop, inputs: Inputs, target: Path, base: Base) -> dict[str, 
     return {**made, "inputs": recorded(inputs, read), "duplicates": found.report}
 
 
-def _collect(shop: Workshop, inputs: Inputs) -> Collected:
+def _collect(shop: Workshop, inputs: Inputs, files: Mapping[str, str]) -> Collected:
     deciding = shop.config.deciding()
     wanted = [deciding[name] for name in ("sources", "steps", "duplicates")]
-    decides = [PIPELINE_VERSION, *wanted, shop.config.samples, inputs.stats()]
+    decides = [PIPELINE_VERSION, *wanted, shop.config.samples, inputs.stats(), files]
     collected = Collected(*shop.stage("collect", inputs.tasks(), {}, decides))
     for name, source in shop.config.sources.items():
         counts = sum((Counter(r["counts"]) for r in collected.results if r["source"] == name), Counter())

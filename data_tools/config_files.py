@@ -1,0 +1,58 @@
+"""The files that a config names beside the raw ones: what they hold decides the output, as the config
+does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_tools.config import DataConfig
+from data_tools.document import StepSection
+from data_tools.inputs import Inputs
+from data_tools.readers.source import require_kind
+from data_tools.steps.bad_words import BadWords
+from data_tools.steps.decontaminate import Decontaminate
+from data_tools.steps.extract import Extract
+from data_tools.steps.language import Language
+from data_tools.steps.perplexity import Perplexity
+from megatrain.durable import hash_file
+from megatrain.errors import require
+
+_PAGES = ("html", "warc")
+
+
+def require_steps(config: DataConfig, inputs: Inputs) -> dict[str, str]:
+    """Make every step once, before work begins. Gives the hashes of the files that they read, by path.
+
+    Raises UserError where a step lacks a file or a package, or nothing makes text of web pages.
+    """
+    hashes: dict[str, str] = {}
+    for name, source in config.sources.items():
+        steps = config.steps_of(name)
+        for section in steps:
+            section.build()
+            hashes |= {str(path): hash_file(path) for path in files_of(section)}
+        formats = {require_kind(file.url, source, name).format for file in inputs.files[name]}
+        require(
+            not formats & {*_PAGES} or any(isinstance(section, Extract) for section in steps),
+            f"sources.{name}: {' and '.join(sorted(formats & {*_PAGES}))} files hold pages, no step makes "
+            'text of them; begin its steps with "extract: {}"',
+        )
+    return hashes
+
+
+def files_of(section: StepSection) -> Iterator[Path]:
+    """The files that a step reads."""
+    match section:
+        case BadWords():
+            yield from map(Path, filter(None, (section.file, *section.by_language.values())))
+        case Language() if section.model is not None:
+            yield Path(section.model)
+        case Perplexity():
+            yield Path(section.model)
+        case Decontaminate():
+            for paths in section.evaluation_sets().values():
+                yield from paths
+        case _:
+            pass
