@@ -51,8 +51,8 @@ class TokenizerTraining(Section):
     kind: Literal["bpe", "unigram"] = "bpe"
     vocab_size: Annotated[int, Field(ge=300, le=2**31 - 1)] = 32_000
     """Ids in all: pieces, bytes, control and special tokens."""
-    character_coverage: Annotated[float, Field(gt=0.9, le=1.0)] = 0.9995
-    """The share of the sample's characters that get a piece; the rest becomes bytes."""
+    character_coverage: Annotated[float, Field(ge=0.98, le=1.0)] = 0.9995
+    """The share of the sample's characters that get a piece, 0.98 at least; the rest becomes bytes."""
     training_bytes: Annotated[int, Field(gt=0)] = 200_000_000
     """How much text at most it is trained on; training takes ten times as much memory."""
     weights: dict[str, Weight] | None = None

@@ -1,6 +1,5 @@
 """The tokenizer loses nothing, knows how many bytes each id stands for, and encodes as sentencepiece does."""
 
-import gzip
 import io
 import json
 from itertools import pairwise
@@ -27,8 +26,8 @@ from megatrain.data.tokenizer import (
 )
 from megatrain.data.tokenizer_spm import SentencePieceModel
 from megatrain.errors import FailedWork, UserError
+from tests.data.texts import corpus
 
-CORPUS = Path(__file__).resolve().parents[2] / "data_tools" / "corpus"
 TEXTS = [
     "To be, or not to be:  that is the question.\n\n\tHAMLET.\nWhether 'tis nobler in 1601\n",
     "白日依山盡，\n黃河入海流。\n",
@@ -38,11 +37,6 @@ ANY_TEXT = st.text(
 )
 # What is hard on a cut into words: runs of spaces and lines, sentencepiece's own sign, unknown characters.
 SPACED_TEXT = st.text(st.sampled_from(" \n\n ▁aet,1山é\t") | st.characters(exclude_categories=["Cs"]))
-
-
-def corpus(name: str, documents: int) -> list[str]:
-    with gzip.open(CORPUS / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
-        return [json.loads(line)["text"] for line, _ in zip(file, range(documents), strict=False)]
 
 
 def train(texts: list[str], **changes: Any) -> bytes:
