@@ -40,7 +40,10 @@ def sample_documents(folder: Path, documents: int, seed: int) -> Iterator[TextSa
     """
     datasets = [TokenDataset.open(path) for path in splits_in(folder)]
     require(datasets, f"{folder}: no prepared dataset there; make one with `megatrain prepare`")
-    rng = np.random.default_rng(seed)
+    return _draw(datasets, documents, np.random.default_rng(seed))
+
+
+def _draw(datasets: Sequence[TokenDataset], documents: int, rng: np.random.Generator) -> Iterator[TextSample]:
     tokenizer = datasets[0].tokenizer()
     sources = sorted({source for dataset in datasets for source in dataset.sources})
     for source in sources:

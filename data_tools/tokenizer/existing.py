@@ -1,12 +1,14 @@
 """An existing tokenizer taken over: a sentencepiece model, a tokenizer.json, or a folder of ours."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from megatrain.data.tokenizer import (
+    FOLDER,
     HF_COMPANIONS,
     INFO_FILE,
     MODEL_FILES,
@@ -41,13 +43,14 @@ def read_tokenizer(
 ) -> ExistingTokenizer:
     """Read a tokenizer.model, a tokenizer.json (of which files beside it may name EOS and BOS), or a folder.
 
-    In a folder of ours its description decides, in another one tokenizer.json goes before tokenizer.model.
+    In a folder of ours (or a dataset's) its description decides; in others tokenizer.json goes before
+    tokenizer.model.
     The tokens, where given, go before what the files say. Nothing is downloaded, no code of a model is run.
     Raises UserError where there is no tokenizer, it is broken or it has no EOS.
     """
     path = _file(path)
     model = _read(path)
-    kind: Kind = "hf" if model.lstrip()[:1] == b"{" else "sentencepiece"
+    kind: Kind = "hf" if re.match(rb'\s*\{\s*["}]', model) else "sentencepiece"
     try:
         loaded = load_model(kind, model)
     except ValueError as error:
@@ -80,9 +83,10 @@ def read_tokenizer(
 def _file(path: Path) -> Path:
     if not path.is_dir():
         return path
-    if (path / INFO_FILE).is_file():
-        kind = read_info(path).kind
-        return path / next(name for known, name in MODEL_FILES.items() if known == kind)
+    for home in (path, path / FOLDER):
+        if (home / INFO_FILE).is_file():
+            kind = read_info(home).kind
+            return home / next(name for known, name in MODEL_FILES.items() if known == kind)
     found = [path / name for name in (MODEL_FILES["hf"], MODEL_FILES["sentencepiece"])]
     found = [file for file in found if file.is_file()]
     require(found, f"tokenizer.model: {path}: no folder with a {' or a '.join(MODEL_FILES.values())}")

@@ -56,8 +56,8 @@ class HuggingFaceModel:
     def encode(self, text: str) -> npt.NDArray[np.int32]:
         """The ids of a text, special ids never among them.
 
-        Raises FailedWork for a character that the vocabulary has no id for, where it has none for the unknown
-        either.
+        Raises UserError for halves of surrogate pairs, FailedWork for a character that the vocabulary has no
+        id for, where it has none for the unknown either.
         """
         try:
             # One text a call: a batch would start threads in each of many processes.
@@ -65,6 +65,8 @@ class HuggingFaceModel:
                 self._tokenizer.encode_batch_fast([block], add_special_tokens=False)[0].ids
                 for block in text_blocks(text)
             ]
+        except (TypeError, UnicodeEncodeError):
+            raise UserError(f"cannot encode {text[:40]!r}: it holds half of a surrogate pair") from None
         except Exception as error:
             raise FailedWork(f"tokenizer.json: cannot encode {text[:40]!r}: {error}") from None
         return np.concatenate([np.array(part, np.int32) for part in parts])

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatrain.data.text_blocks import text_blocks
+from megatrain.errors import UserError
 
 SPACE = "▁"  # How sentencepiece writes a space.
 # Of sentencepiece_model.proto: the types of a piece, and of a model.
@@ -60,8 +61,11 @@ class SentencePieceModel:
         return int(self._processor.bos_id())
 
     def encode(self, text: str) -> npt.NDArray[np.int32]:
-        """The ids of a text, control ids never among them."""
-        parts = [self._block(block) for block in text_blocks(self._prefix + text if text else text)]
+        """The ids of a text, control ids never among them. Raises UserError for halves of surrogate pairs."""
+        try:
+            parts = [self._block(block) for block in text_blocks(self._prefix + text if text else text)]
+        except RuntimeError:
+            raise UserError(f"cannot encode {text[:40]!r}: it holds half of a surrogate pair") from None
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -242,6 +242,13 @@ def test_the_padded_size_is_a_multiple(home: Path, tmp_path: Path) -> None:
     assert read_info(tmp_path) == TokenizerInfo("sentencepiece", info.hash, 340, 2, 1, None)
 
 
+def test_half_a_surrogate_pair_is_refused(tokenizer: Tokenizer) -> None:
+    for text in ("to\ud800be", "to be \udcff or"):
+        with pytest.raises(UserError, match="half of a surrogate pair"):
+            tokenizer.encode(text)
+    assert tokenizer.decode(tokenizer.encode("to be or")) == "to be or"
+
+
 def test_a_model_without_eos_is_refused() -> None:
     with pytest.raises(UserError, match="no end-of-sentence id"):
         describe("sentencepiece", train(TEXTS, eos_id=-1))

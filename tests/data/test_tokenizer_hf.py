@@ -190,6 +190,8 @@ def test_a_character_without_an_id_is_named() -> None:
     assert model.encode("aa").tolist() == [0, 0]
     with pytest.raises(FailedWork, match="cannot encode 'ab'"):
         model.encode("ab")
+    with pytest.raises(UserError, match="half of a surrogate pair"):
+        model.encode("a\ud800")
 
 
 def test_without_the_library_the_extra_is_named(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,13 +62,13 @@ def test_a_trained_one_lies_in_its_folder(tmp_path: Path, spm: bytes) -> None:
 def test_a_sentencepiece_model_and_a_folder_of_ours(tmp_path: Path, spm: bytes) -> None:
     (tmp_path / "any name").write_bytes(spm)
     section = TokenizerTraining(model=str(tmp_path / "any name"), eos_token="<|im_end|>", vocab_multiple=300)
-    info = make_tokenizer(tmp_path / "home", section, iter(()))
+    info = make_tokenizer(tmp_path / "data" / "tokenizer", section, iter(()))
     assert (info.kind, info.eos_id, info.bos_id, info.padded_vocab_size) == ("sentencepiece", 4, 1, 1500)
     # Ours says itself what ends a document; the model alone says </s>.
-    ours = read_tokenizer(tmp_path / "home")
-    assert (ours.eos_id, ours.model) == (4, spm)
+    ours = read_tokenizer(tmp_path / "data" / "tokenizer")
+    assert (ours.eos_id, ours.model) == (4, spm) and ours == read_tokenizer(tmp_path / "data")
     assert read_tokenizer(tmp_path / "any name").eos_id == 2
-    assert ours.tokenizer().encode("to be") == Tokenizer.load(tmp_path / "home").encode("to be")
+    assert ours.tokenizer().encode("to be") == Tokenizer.load(tmp_path / "data").encode("to be")
 
 
 @pytest.mark.parametrize(
