@@ -13,19 +13,21 @@ REQUIRES = [
     "ftfy>=6.3",
     "matplotlib>=3.9",
     "numpy>=2.0",
+    "protobuf>=5",  # sentencepiece's description of its models
     "pyarrow>=18",
     "pydantic>=2.10,<3",
     "pyyaml>=6.0",
     "safetensors>=0.5",
-    "sentencepiece>=0.2",
+    "sentencepiece>=0.2.3",
     "wandb>=0.19",
     "xxhash>=3.5",
 ]
 EXTRAS = {
-    "export": ["protobuf>=5", "tokenizers>=0.21", "transformers>=5.0"],
     "data": [
         "backports.zstd>=1.0; python_version < '3.14'",  # raw files in .zst
+        "tokenizers>=0.21",  # a tokenizer.json as the tokenizer
     ],
+    "export": ["tokenizers>=0.21", "transformers>=5.0"],
     "remote": ["gcsfs>=2026.10", "s3fs>=2026.9"],  # checkpoints on s3:// and gs://
     "ray": ["ray>=2.50"],  # data preparation on a Ray cluster
     "dev": [

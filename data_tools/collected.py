@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,10 @@ COLUMNS = ("text", "language", "file", "record")
 
 
 class CollectedWriter:
-    """Writes `documents.arrow`, `lengths.npy` and the tables of keys into a folder; a batch is in memory."""
+    """Writes `documents.arrow`, `lengths.npy`, `batches.npy` and the tables of keys into a folder.
+
+    A batch of documents is in memory, and the keys of all.
+    """
 
     def __init__(self, folder: Path, config: Duplicates) -> None:
         self._folder, self._exact = folder, config.exact
@@ -46,6 +50,7 @@ class CollectedWriter:
         if config.substrings is not None:
             self._keyers["substrings"] = SubstringKeyer(config.substrings)
         self._repeats: dict[str, list[RepeatKeys]] = {name: [] for name in self._keyers}
+        self._batches = [0]
         self._writer: Any = None
         self._stream: Any = None
 
@@ -69,6 +74,7 @@ class CollectedWriter:
         self._stream.close()
         keys = as_keys(bytes(self._digests))
         np.save(self._folder / "lengths.npy", np.array(self._lengths, np.int64))
+        np.save(self._folder / "batches.npy", np.array(self._batches, np.int64))
         write_ids(self._folder / "ids.arrow", keys)
         if self._exact:
             write_exact_keys(self._folder / "exact.arrow", keys)
@@ -92,6 +98,7 @@ class CollectedWriter:
         )
         self._sign([row[0] for row in self._rows])
         self._rows, self._waiting = [], 0
+        self._batches.append(len(self._lengths))
 
     def _sign(self, texts: list[str]) -> None:
         if self._signer is not None:
@@ -102,17 +109,17 @@ class CollectedWriter:
             self._repeats[name].append(RepeatKeys(found.key, found.document + before, found.at))
 
 
-def batches_of(folder: Path) -> Iterator[tuple[int, Any]]:
-    """The batches of a task's `documents.arrow`, each with the number of its first row."""
+def batches_of(folder: Path, rows: npt.NDArray[np.int64] | None = None) -> Iterator[tuple[int, Any]]:
+    """The batches of a task's `documents.arrow` that hold some of the rows, which rise, or all batches; each
+    with the number of its first row."""
     import pyarrow as pa
 
+    edges = np.load(folder / "batches.npy")
     with (folder / "documents.arrow").open("rb") as stream:
         reader = pa.ipc.open_file(stream)
-        first = 0
-        for number in range(reader.num_record_batches):
-            batch = reader.get_batch(number)
-            yield first, batch
-            first += batch.num_rows
+        for number, (first, last) in enumerate(pairwise(edges.tolist())):
+            if rows is None or np.searchsorted(rows, first) < np.searchsorted(rows, last):
+                yield first, reader.get_batch(number)
 
 
 def keys_of(folder: Path) -> Keys:

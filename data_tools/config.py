@@ -19,6 +19,7 @@ from data_tools.sections import Count, Fraction, Section
 from data_tools.step_list import Steps
 from data_tools.steps.clean import Clean
 from data_tools.steps.length import Length
+from data_tools.tokenizer.section import TokenizerTraining
 from data_tools.upgrade import upgraded
 from data_tools.where import Local, Where
 from megatrain.errors import UserError, require
@@ -62,15 +63,6 @@ class Split(Section):
         if self.validation + self.test >= 1:
             raise ValueError(f"validation + test ({self.validation} + {self.test}) must be below 1")
         return self
-
-
-class TokenizerTraining(Section):
-    """The tokenizer: an existing sentencepiece model, or how to train one on the train split."""
-
-    model: str | None = None  # A sentencepiece model file to use; null: train one.
-    vocab_size: Annotated[int, Field(ge=300, le=2**31 - 1)] = 32_000
-    character_coverage: Annotated[float, Field(gt=0.9, le=1.0)] = 0.9995  # The rest becomes bytes.
-    training_bytes: Annotated[int, Field(gt=0)] = 200_000_000  # How much text at most it is trained on.
 
 
 class Shards(Section):

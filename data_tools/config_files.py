@@ -16,6 +16,8 @@ from data_tools.steps.decontaminate import Decontaminate
 from data_tools.steps.extract import Extract
 from data_tools.steps.language import Language
 from data_tools.steps.perplexity import Perplexity
+from data_tools.tokenizer.existing import read_tokenizer
+from data_tools.tokenizer.section import check_weights
 from megatrain.durable import hash_file
 from megatrain.errors import require
 
@@ -40,6 +42,21 @@ def require_steps(config: DataConfig, inputs: Inputs) -> dict[str, str]:
             'text of them; begin its steps with "extract: {}"',
         )
     return hashes
+
+
+def require_tokenizer(config: DataConfig) -> dict[str, str]:
+    """Read an existing tokenizer, where the config names one. Gives the hashes of its files, by path.
+
+    Raises UserError where it cannot be used, or `tokenizer.weights` are not those of the sources.
+    """
+    section = config.tokenizer
+    check_weights(section, list(config.sources))
+    if section.model is None:
+        return {}
+    path = Path(section.model)
+    read_tokenizer(path, eos_token=section.eos_token, bos_token=section.bos_token)
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return {str(file): hash_file(file) for file in files if file.is_file()}
 
 
 def files_of(section: StepSection) -> Iterator[Path]:

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.assemble import Base, Shard, assemble, put_samples, put_tables, put_tokenizer
-from data_tools.config_files import require_steps
+from data_tools.config_files import require_steps, require_tokenizer
 from data_tools.duplicate_stage import Found, find_duplicates
 from data_tools.inputs import Inputs, recorded
 from data_tools.readers import require_few_broken
 from data_tools.selection import SPLITS
 from data_tools.shards import plan_ranges
 from data_tools.stages import Workshop
-from data_tools.tokenizer_stage import make_tokenizer
+from data_tools.tokenizer_stage import tokenizer_of
 from megatrain.data.manifest import ShardInfo, TokenizerInfo
 from megatrain.data.shard import token_dtype
 from megatrain.errors import require
@@ -50,10 +50,10 @@ def make(shop: Workshop, inputs: Inputs, target: Path, base: Base) -> dict[str, 
 
     Gives what is recorded of the sources that were made.
     """
-    files = require_steps(shop.config, inputs)
+    files = require_steps(shop.config, inputs) | ({} if base.tokenizer else require_tokenizer(shop.config))
     collected = _collect(shop, inputs, files)
     found = find_duplicates(shop, base.corpus(shop.config, collected.parts()))
-    tokenizer, info = base.tokenizer or make_tokenizer(shop, found)
+    tokenizer, info = base.tokenizer or tokenizer_of(shop, found, files)
     tokenized, encoded = _tokenize(shop, found, len(base.parts), tokenizer)
     counts = _counts(shop, collected, encoded)
     for name, per_source in counts.items():

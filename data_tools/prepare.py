@@ -13,7 +13,7 @@ from data_tools import output
 from data_tools.append import append
 from data_tools.assemble import Base
 from data_tools.config import DataConfig, load_config
-from data_tools.config_files import require_steps
+from data_tools.config_files import require_steps, require_tokenizer
 from data_tools.engines import engine
 from data_tools.inputs import Inputs, find_inputs, require_same_inputs
 from data_tools.pipeline import PIPELINE_VERSION, make
@@ -69,7 +69,8 @@ def _require_same(folder: Path, record: Mapping[str, Any], config: DataConfig, i
     old = {"pipeline_version": record["pipeline_version"], **record["config"]}
     found = output.difference(old, {"pipeline_version": PIPELINE_VERSION, **config.deciding()})
     require(found is None, f"{folder}: was prepared by another config ({found}); {mend}")
-    changed = output.difference(record["files"], require_steps(config, inputs))
+    files = require_steps(config, inputs) | require_tokenizer(config)
+    changed = output.difference(record["files"], files)
     require(changed is None, f"{folder}: was prepared with another {changed}; {mend}")
     require_same_inputs(folder, record["inputs"], inputs, mend)
 

@@ -66,7 +66,7 @@ class Remaining:
 
     def texts(self, rows: npt.NDArray[np.int64]) -> Iterator[str]:
         """The texts of some rows, which must be in rising order; a batch at a time is in memory."""
-        for first, batch in batches_of(self.folder):
+        for first, batch in batches_of(self.folder, rows):
             low, high = np.searchsorted(rows, [first, first + batch.num_rows])
             column = batch.column("text")
             for row in rows[low:high].tolist():

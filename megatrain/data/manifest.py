@@ -18,13 +18,16 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class TokenizerInfo:
-    """What the reader of shards must know of the tokenizer that made them."""
+    """What the reader of shards must know of the tokenizer that made them. `kind`: sentencepiece or hf."""
 
     kind: str
     hash: str
     vocab_size: int
     eos_id: int
     bos_id: int
+    """-1: it has none."""
+    padded_vocab_size: int | None = None
+    """How many rows a model is to have, so that tensor parallelism divides them; None: not said."""
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def model_card(
         facts="\n".join(f"| {key} | {value} |" for key, value in facts.items()),
         dtype=dtype,
         logits=_logits(verified),
-        tokenizer=f"The tokenizer encodes as the sentencepiece model of the training data does, checked on "
+        tokenizer=f"The tokenizer encodes as the one of the training data does, checked on "
         f"{same.texts:,} texts ({same.tokens:,} tokens).",
         padding=_padding(model.vocab_size, tokenizer_size),
         config=_config(run.config_yaml),

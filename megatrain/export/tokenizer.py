@@ -1,4 +1,4 @@
-"""A sentencepiece BPE tokenizer as Hugging Face files that encode the same ids."""
+"""The tokenizer as Hugging Face files that encode the same ids: made from sentencepiece BPE, or copied."""
 
 from __future__ import annotations
 
@@ -7,44 +7,71 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from megatrain.data.tokenizer import INFO_FILE, MODEL_FILE, find_tokenizer
+from megatrain.data.tokenizer import (
+    HF_COMPANIONS,
+    HF_CONFIG,
+    INFO_FILE,
+    MODEL_FILE,
+    MODEL_FILES,
+    Tokenizer,
+    find_tokenizer,
+)
+from megatrain.data.tokenizer_spm import BPE, CONTROL, NORMAL, SPACE, UNKNOWN, USER_DEFINED, parse_model
 from megatrain.durable import replacing
 from megatrain.errors import require
 from megatrain.export import extra
 
-SPACE = "▁"  # how sentencepiece writes a space
-# Of sentencepiece_model.proto.
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
-BPE = 2
-
 
 def write_tokenizer(tokenizer_folder: Path, out: Path, *, max_length: int) -> None:
-    """Write tokenizer.json and its companions into `out`, and copy the sentencepiece model beside them.
+    """Write tokenizer.json and its companions into `out`, with the files that `Tokenizer.load` reads.
 
-    transformers' own conversion is not used: it drops leading spaces and the model file that others read.
-    Raises UserError for a model that is not BPE.
+    Raises UserError for a sentencepiece model that is not BPE.
     """
     home = find_tokenizer(tokenizer_folder)
     require(home is not None, f"{tokenizer_folder}: no tokenizer there")
     assert home is not None
-    proto = parse_model((home / MODEL_FILE).read_bytes(), home / MODEL_FILE)
+    if Tokenizer.load(home).info.kind == "hf":
+        _copy(home, out, max_length)
+    else:
+        _convert(home, out, max_length)
+
+
+def _copy(home: Path, out: Path, max_length: int) -> None:
+    """The files of a Hugging Face tokenizer as they were imported, but for what transformers would run."""
+    for name in (MODEL_FILES["hf"], INFO_FILE, *HF_COMPANIONS):
+        if (home / name).is_file():
+            shutil.copyfile(home / name, out / name)
+    tokenizer, path = Tokenizer.load(home), out / HF_CONFIG
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    # Code from elsewhere, and classes that build another tokenizer than the one in tokenizer.json.
+    config.pop("auto_map", None)
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    config["model_max_length"] = max_length
+    named = {"eos_token": tokenizer.eos_id, "bos_token": tokenizer.bos_id}
+    config |= {name: tokenizer.piece(id_) for name, id_ in named.items() if id_ >= 0}
+    write_json(path, config)
+
+
+def _convert(home: Path, out: Path, max_length: int) -> None:
+    """A sentencepiece model as Hugging Face's files, and itself beside them.
+
+    transformers' own conversion is not used: it drops leading spaces and the model file that others read.
+    """
+    proto = _parse_bpe(home / MODEL_FILE)
     for name in (MODEL_FILE, INFO_FILE):
         shutil.copyfile(home / name, out / name)
     write_text(out / "tokenizer.json", fast_tokenizer(proto).to_str(pretty=True))
-    write_json(out / "tokenizer_config.json", _config(proto, max_length))
+    write_json(out / HF_CONFIG, _config(proto, max_length))
     write_json(out / "special_tokens_map.json", _special_tokens(proto))
 
 
-def parse_model(content: bytes, where: Path) -> Any:
+def _parse_bpe(path: Path) -> Any:
     """The sentencepiece model's own description. Raises UserError where it is not a BPE model."""
-    from sentencepiece import sentencepiece_model_pb2
-
-    proto = sentencepiece_model_pb2.ModelProto()
-    proto.ParseFromString(content)
+    proto = parse_model(path.read_bytes())
     kind = proto.trainer_spec.ModelType.Name(proto.trainer_spec.model_type)
     require(
         proto.trainer_spec.model_type == BPE,
-        f"{where}: a sentencepiece model of type {kind}; only BPE can be exported, because Hugging Face's "
+        f"{path}: a sentencepiece model of type {kind}; only BPE can be exported, because Hugging Face's "
         f"{kind} does not encode alike",
     )
     return proto
@@ -70,7 +97,7 @@ def fast_tokenizer(proto: Any) -> Any:
         decoders.append(t.decoders.Strip(" ", 1, 0))
     out.decoder = t.decoders.Sequence(decoders)
     for id_, piece in _added(proto).items():
-        token = t.AddedToken(piece.piece, normalized=False, special=piece.type != USER_DEFINED)
+        token = t.AddedToken(piece.piece, normalized=_normalized(piece), special=piece.type != USER_DEFINED)
         _ = out.add_special_tokens([token]) if token.special else out.add_tokens([token])
         assert out.token_to_id(piece.piece) == id_, piece.piece
     out.encode_special_tokens = True
@@ -121,6 +148,11 @@ def _added(proto: Any) -> dict[int, Any]:
     }
 
 
+def _normalized(piece: Any) -> bool:
+    """Whether a piece is looked for only after spaces are written as pieces write them."""
+    return SPACE in piece.piece
+
+
 def _special_tokens(proto: Any) -> dict[str, str]:
     spec = proto.trainer_spec
     named = {"bos": spec.bos_id, "eos": spec.eos_id, "unk": spec.unk_id, "pad": spec.pad_id}
@@ -128,7 +160,7 @@ def _special_tokens(proto: Any) -> dict[str, str]:
 
 
 def _config(proto: Any, max_length: int) -> dict[str, Any]:
-    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+    flags = {"lstrip": False, "rstrip": False, "single_word": False}
     return {
         # The one class that transformers 4 and 5 both take as it stands in tokenizer.json.
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -142,7 +174,12 @@ def _config(proto: Any, max_length: int) -> dict[str, Any]:
         # A text that contains `</s>` is text, as it was in training.
         "split_special_tokens": True,
         "added_tokens_decoder": {
-            str(id_): {"content": piece.piece, "special": piece.type != USER_DEFINED, **flags}
+            str(id_): {
+                "content": piece.piece,
+                "normalized": _normalized(piece),
+                "special": piece.type != USER_DEFINED,
+                **flags,
+            }
             for id_, piece in _added(proto).items()
         },
     }

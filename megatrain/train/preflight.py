@@ -56,10 +56,11 @@ def prepare_run(config: Config, world: int, rank: int = 0) -> Prepared:
     train = TokenMixture.open(config.data, "train")
     validation = TokenMixture.open(config.data, "validation") if config.evaluate.every else None
     tokenizer = _tokenizer(config, train)
+    padded, tensor = tokenizer.info.padded_vocab_size or tokenizer.vocab_size, config.parallel.tensor
     require(
         tokenizer.vocab_size <= config.model.vocab_size,
         f"model.vocab_size ({config.model.vocab_size}) is below the tokenizer's {tokenizer.vocab_size}; "
-        f"set it to at least that, a multiple of parallel.tensor ({config.parallel.tensor})",
+        f"set it to {-(-padded // tensor) * tensor}, a multiple of parallel.tensor ({tensor})",
     )
     order = train.order(config.data.sequence_length, config.run.seed)
     mask = "mask" if config.data.document_mask else "concat"

@@ -86,3 +86,21 @@ def test_a_difference_fails_and_names_the_text(exported: Path, tokenizer: Tokeni
     (tmp_path / "tokenizer.json").write_text(json.dumps(tree), encoding="utf-8")
     with pytest.raises(FailedWork, match="encodes"):
         verify_tokenizer(tmp_path, tokenizer)
+
+
+def test_chat_tokens_and_symbols_of_spaces(tmp_path: Path) -> None:
+    home = train(
+        tmp_path / "tokenizer",
+        control_symbols=["<|im_start|>", "<|im_end|>"],
+        user_defined_symbols=["\n", "\n\n", "\t", "▁▁▁▁"],
+    )
+    (tmp_path / "out").mkdir()
+    write_tokenizer(home, tmp_path / "out", max_length=64)
+    tokenizer = Tokenizer.load(home)
+    texts = [line for text in real_texts(10) for line in text.splitlines(True)]
+    texts += ["def f():\n    return\n\n\n\n        1", "a     b\t\t c", "<|im_start|>user\nhello<|im_end|>"]
+    verify_tokenizer(tmp_path / "out", tokenizer, texts=texts)
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
+    start = tokenizer.special_tokens()["<|im_start|>"]
+    assert theirs("<|im_start|>", split_special_tokens=False)["input_ids"] == [start]
+    assert tokenizer.piece(tokenizer.encode("    ")[0]) == "▁▁▁▁"
