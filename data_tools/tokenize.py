@@ -18,7 +18,6 @@ from data_tools.collected import batches_of
 from data_tools.remaining import Remaining
 from data_tools.selection import SPLITS, shuffle_order, split_of
 from data_tools.task import Stage
-from megatrain.data.shard import token_dtype
 from megatrain.data.tokenizer import Tokenizer
 
 INDEX = np.dtype(
@@ -64,23 +63,22 @@ def _encode(
     remaining: Remaining, rows: npt.NDArray[Any], languages: dict[str, int], tokenizer: Tokenizer
 ) -> list[Any]:
     """The tokens of each kept document, EOS last, None for the others; fills in the rows' columns."""
-    dtype = token_dtype(tokenizer.vocab_size)
     parts: list[Any] = [None] * len(rows)
     for first, batch in batches_of(remaining.folder):
         rows["file"][first : first + batch.num_rows] = batch.column("file")
         rows["record"][first : first + batch.num_rows] = batch.column("record")
         texts, spoken = batch.column("text"), batch.column("language").to_pylist()
-        for at in np.flatnonzero(remaining.kept[first : first + batch.num_rows]).tolist():
-            text = remaining.text(first + at, texts[at].as_py())
-            if not text.strip():
-                continue  # all of it stands in earlier documents
-            parts[first + at] = np.array([*tokenizer.encode(text), tokenizer.eos_id], dtype)
-            rows["tokens"][first + at] = len(parts[first + at])
-            rows["bytes"][first + at] = len(text.encode())
+        some = np.flatnonzero(remaining.kept[first : first + batch.num_rows]).tolist()
+        left = {at: remaining.text(first + at, texts[at].as_py()) for at in some}
+        left = {at: text for at, text in left.items() if text.strip()}  # else it all stands in earlier ones
+        encoded = tokenizer.encode_many(left.values())
+        ends = np.cumsum(encoded.lengths)
+        for (at, text), end, size in zip(left.items(), ends.tolist(), encoded.lengths.tolist(), strict=True):
+            parts[first + at] = encoded.tokens[end - size : end]
+            rows["tokens"][first + at], rows["bytes"][first + at] = size, len(text.encode())
             language = spoken[at]
-            rows["language"][first + at] = (
-                -1 if language is None else languages.setdefault(language, len(languages))
-            )
+            number = -1 if language is None else languages.setdefault(language, len(languages))
+            rows["language"][first + at] = number
     return parts
 
 

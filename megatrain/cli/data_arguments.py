@@ -46,6 +46,18 @@ def add_commands(verbs: Verbs) -> None:
     stats.add_argument("folder", type=Path, metavar="DATASET", help="a dataset, or one of its splits")
     stats.add_argument("--html", type=Path, metavar="FILE", help="also a page with pictures, in one file")
     stats.add_argument("--json", action="store_true", help="JSON in place of tables, with the config")
+    tokenizer = command(
+        kinds,
+        "tokenizer",
+        datasets.tokenizer,
+        "How many tokens the documents take, by script and source; unused and longest pieces.",
+        "data tokenizer data/quickstart --tokenizer ../llama/tokenizer.json",
+    )
+    tokenizer.add_argument("folder", type=Path, metavar="DATASET", help="a dataset, or one of its splits")
+    tokenizer.add_argument("--tokenizer", type=Path, metavar="PATH", help="another one than its own")
+    tokenizer.add_argument("--documents", type=count, default=2000, metavar="N", help="to look at (2000)")
+    tokenizer.add_argument("--seed", type=int, default=0, help="of the draw (0)")
+    tokenizer.add_argument("--json", action="store_true", help="JSON in place of the table")
     _import_command(kinds)
     _export_command(kinds)
 

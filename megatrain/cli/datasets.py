@@ -73,6 +73,16 @@ def stats(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def tokenizer(arguments: argparse.Namespace) -> int:
+    import json
+
+    from data_tools.tokenizer.sampled_report import report_on
+
+    found = report_on(arguments.folder, arguments.tokenizer, arguments.documents, arguments.seed)
+    print(json.dumps(found.record(), ensure_ascii=False, indent=1) if arguments.json else found.text())
+    return 0
+
+
 def import_(arguments: argparse.Namespace) -> int:
     from data_tools.convert.import_dataset import ImportConfig, import_dataset
     from data_tools.convert.inputs import Place

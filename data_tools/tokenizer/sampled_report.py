@@ -1,9 +1,6 @@
-"""`megatrain data tokenizer`: how well a dataset's tokenizer, or another one, fits its text."""
+"""How well a dataset's tokenizer, or another one, fits its text: the documents that this is tried on."""
 
-import argparse
-import json
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -11,13 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from data_tools.tokenizer.existing import read_tokenizer
-from data_tools.tokenizer.report import TextSample, report
+from data_tools.tokenizer.report import TextSample, TokenizerReport, report
 from megatrain.data.dataset import TokenDataset
 from megatrain.data.manifest import splits_in
 from megatrain.data.shard import read_shard
 from megatrain.data.tokenizer import Tokenizer
-from megatrain.durable import write_durably
-from megatrain.errors import FailedWork, UserError, require
+from megatrain.errors import require
 
 # Of each source: from more, the documents would be no more telling, and longer to reach.
 _SHARDS = 4
@@ -30,6 +26,16 @@ _SCRIPTS = {
     "Arabic": "؀-ۿ",
     "Devanagari": "ऀ-ॿ",
 }
+
+
+def report_on(folder: Path, other: Path | None, documents: int, seed: int) -> TokenizerReport:
+    """The report of a dataset's tokenizer, or of another one, on documents of the dataset.
+
+    Raises UserError where there is no dataset, or the other tokenizer cannot be used.
+    """
+    samples = sample_documents(folder, documents, seed)
+    tokenizer = Tokenizer.load(folder) if other is None else read_tokenizer(other).tokenizer()
+    return report(tokenizer, samples)
 
 
 def sample_documents(folder: Path, documents: int, seed: int) -> Iterator[TextSample]:
@@ -63,51 +69,3 @@ def script_of(text: str) -> str:
     counts = {name: len(re.findall(f"[{spans}]", beginning)) for name, spans in _SCRIPTS.items()}
     name = max(counts, key=lambda script: counts[script])
     return name if counts[name] else "other"
-
-
-def main(arguments: Sequence[str]) -> int:
-    """`DATASET [--tokenizer PATH] [--documents N] [--seed N] [--json FILE]`: report, give the exit code."""
-    options = _parser().parse_args(arguments)
-    try:
-        samples = sample_documents(options.dataset, options.documents, options.seed)
-        if options.tokenizer is None:
-            tokenizer = Tokenizer.load(options.dataset)
-        else:
-            tokenizer = read_tokenizer(options.tokenizer).tokenizer()
-        found = report(tokenizer, samples)
-        print(found.text())
-        if options.json is not None:
-            write_durably(options.json, json.dumps(found.record(), ensure_ascii=False, indent=1).encode())
-    except (UserError, FailedWork) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"error: {options.json}: cannot be written: {error.strerror}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="megatrain data tokenizer",
-        description="How many tokens the documents of a dataset take, by script and source, which pieces are "
-        "never used and which are longest.",
-        epilog="example: megatrain data tokenizer data/web --tokenizer ../llama/tokenizer.json",
-    )
-    parser.add_argument("dataset", type=Path, help="a dataset's folder, or one of its splits")
-    parser.add_argument("--tokenizer", type=Path, help="another one: a file or a folder; default: its own")
-    parser.add_argument("--documents", type=_positive, default=2000, help="how many to look at (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw (%(default)s)")
-    parser.add_argument("--json", type=Path, help="write the report there as well")
-    return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return number
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
