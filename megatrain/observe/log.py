@@ -46,11 +46,14 @@ class RunLog:
         self._sequence_length = sequence_length
         self._failing: set[int] = set()
 
-    def step(self, state: RunState, result: StepResult, ckpt_stall_s: float = 0.0) -> None:
-        """`state` is the one after the step; `ckpt_stall_s` what a save held up since the last step."""
+    def step(
+        self, state: RunState, result: StepResult, ckpt_stall_s: float = 0.0, slow: str | None = None
+    ) -> None:
+        """`state` is the one after the step; `ckpt_stall_s` what a save held up since the last step; `slow`
+        the ranks, with their hosts, that are slower than the others."""
         if not self._sinks:
             return
-        around = Circumstances(self._sequence_length, ckpt_stall_s, memory_gib(), time.time())
+        around = Circumstances(self._sequence_length, ckpt_stall_s, memory_gib(), time.time(), slow)
         record = step_record(state, result, self._hardware, around)
         self._ledger.step(record)
         record["goodput"] = self._ledger.goodput

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import megatrain
@@ -41,6 +41,7 @@ from megatrain.resilience.selfcheck import check_all
 from megatrain.resilience.signals import Wishes
 from megatrain.resilience.stragglers import Stragglers
 from megatrain.resilience.timeline import belongs, leaving_out
+from megatrain.resilience.waiting import Waits, timed_waits
 from megatrain.resilience.watchdog import Phase, Watchdog
 from megatrain.state import Event, RunFolder, RunState
 from megatrain.train.engine import DTYPES, Engine, build_engine
@@ -62,7 +63,7 @@ def open_session(
     """
     world = context.world
     prepared = alike(lambda: prepare_run(config, world.size, world.rank), context)
-    with _lease(prepared.folder, config, context) as hold:
+    with _lease(prepared.folder, config, context) as hold, _waits(config, context) as waits:
         open_rank_log(prepared.folder, world.rank)
         faults.arm([_wish(fault) for fault in config.faults])
         faults.begin(hold.attempt)
@@ -70,7 +71,7 @@ def open_session(
             watch.opened(hold.attempt)
         if config.data.verify == "hash":
             alike(lambda: prepared.train.verify_share(world.rank, world.size), context)
-        session, state = _put_together(config, context, prepared, hold, watch, control)
+        session, state = _put_together(config, context, prepared, hold, waits, watch, control)
         try:
             yield session, state
             session.watch("end", 0)
@@ -89,6 +90,7 @@ def _put_together(
     context: ParallelContext,
     prepared: Prepared,
     hold: Hold,
+    waits: Waits | None,
     watch: Watchdog | None,
     control: Control | None,
 ) -> tuple[Session, RunState]:
@@ -143,10 +145,18 @@ def _put_together(
         samples=open_sample_log(config, folder, context),
         wishes=Wishes(care.signals, folder, world.rank, save_signal=care.save_signal, control=control),
         stragglers=Stragglers(slow.every if world.rank == 0 else 0, slow.ratio, slow.least_s),
+        waits=waits,
         hosts=tuple(gather_objects(socket.gethostname(), world)),
         watch=watch.phase if watch is not None else _unwatched,
     )
     return session, state
+
+
+def _waits(config: Config, context: ParallelContext) -> AbstractContextManager[Waits | None]:
+    """Times what this rank waits for others, where its thread stands in each collective."""
+    # Compiled code has the collectives of tensor parallelism within it.
+    outside = config.parallel.tensor > 1 and config.train.compile != "none"
+    return timed_waits() if context.device.type == "cpu" and not outside else nullcontext()
 
 
 def _tell_of_faults(config: Config, state: RunState, log: RunLog) -> None:
