@@ -99,6 +99,7 @@ class Event(enum.Enum):
     PREEMPT = "preempt"
     RESTART = "restart"
     GIVE_UP = "give up"
+    FAIL = "fail"
     STOP = "stop"
     END = "end"
 

@@ -6,7 +6,7 @@ import logging
 import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import megatrain
 from megatrain import faults
@@ -25,17 +25,12 @@ from megatrain.config import Config, FaultConfig, to_yaml
 from megatrain.data.loader import Loader
 from megatrain.durable import replacing, write_durably
 from megatrain.errors import FailedWork, UserError
-from megatrain.model.flops import train_flops_per_token
-from megatrain.observe.log import RunLog, open_log
-from megatrain.observe.metrics import Hardware
-from megatrain.observe.peak import device_peak
+from megatrain.observe.log import RunLog
 from megatrain.observe.ranklog import open_rank_log
 from megatrain.observe.samples import open_sample_log
-from megatrain.parallel.collectives import alike, broadcast_object, gather_objects
+from megatrain.parallel.collectives import alike, gather_objects
 from megatrain.parallel.context import ParallelContext
-from megatrain.resilience.alerts import alert, message
 from megatrain.resilience.control import Control
-from megatrain.resilience.lease import Lease, take_lease
 from megatrain.resilience.process import age_s
 from megatrain.resilience.selfcheck import check_all
 from megatrain.resilience.signals import Wishes
@@ -44,7 +39,8 @@ from megatrain.resilience.timeline import belongs, leaving_out
 from megatrain.resilience.waiting import Waits, timed_waits
 from megatrain.resilience.watchdog import Phase, Watchdog
 from megatrain.state import Event, RunFolder, RunState
-from megatrain.train.engine import DTYPES, Engine, build_engine
+from megatrain.train.engine import Engine, build_engine
+from megatrain.train.hold import Hold, hold_run, keep_log
 from megatrain.train.preflight import Prepared, prepare_run, require_same_data, writable
 from megatrain.train.rollback import known_records
 from megatrain.train.session import Session
@@ -63,26 +59,26 @@ def open_session(
     """
     world = context.world
     prepared = alike(lambda: prepare_run(config, world.size, world.rank), context)
-    with _lease(prepared.folder, config, context) as hold, _waits(config, context) as waits:
+    with hold_run(prepared.folder, config, context) as hold:
         open_rank_log(prepared.folder, world.rank)
         faults.arm([_wish(fault) for fault in config.faults])
         faults.begin(hold.attempt)
         if watch is not None:
             watch.opened(hold.attempt)
-        if config.data.verify == "hash":
-            alike(lambda: prepared.train.verify_share(world.rank, world.size), context)
-        session, state = _put_together(config, context, prepared, hold, waits, watch, control)
-        try:
-            yield session, state
-            session.watch("end", 0)
-        except (FailedWork, UserError):
-            # All ranks end alike: what is being saved can still become whole.
-            session.tell_saved(wait=True, wait_s=ABANDON_S)
-            raise
-        finally:
-            session.loader.close()
-            session.samples.close()
-            session.log.close()
+        with keep_log(config, context, prepared.folder, hold) as log, _waits(config, context) as waits:
+            if config.data.verify == "hash":
+                alike(lambda: prepared.train.verify_share(world.rank, world.size), context)
+            session, state = _put_together(config, context, prepared, hold, log, waits, watch, control)
+            try:
+                yield session, state
+                session.watch("end", 0)
+            except (FailedWork, UserError):
+                # All ranks end alike: what is being saved can still become whole.
+                session.tell_saved(wait=True, wait_s=ABANDON_S)
+                raise
+            finally:
+                session.loader.close()
+                session.samples.close()
 
 
 def _put_together(
@@ -90,20 +86,13 @@ def _put_together(
     context: ParallelContext,
     prepared: Prepared,
     hold: Hold,
+    log: RunLog,
     waits: Waits | None,
     watch: Watchdog | None,
     control: Control | None,
 ) -> tuple[Session, RunState]:
-    """Collective. Log, engine, checkpoints and data, in the order in which one needs the other."""
+    """Collective. Engine, checkpoints and data, in the order in which one needs the other."""
     world, folder, settings, care = context.world, prepared.folder, config.checkpoint, config.resilience
-    hardware = _hardware(config, context)
-    log = open_log(
-        config,
-        folder,
-        world.rank,
-        hardware,
-        lambda record: alert(care.alert, message(config.run.name, record)),
-    )
     if world.rank == 0:
         _write_config(folder, config, prepared)
     if care.selfcheck.enabled:
@@ -165,17 +154,6 @@ def _tell_of_faults(config: Config, state: RunState, log: RunLog) -> None:
         if fault.attempt not in (None, state.attempt) or (fault.step or state.step + 1) <= state.step:
             told = f"rehearsed {fault.do} at {fault.at} cannot strike any more"
             log.event(Event.FAULT, state.step, told)
-
-
-@dataclass(frozen=True)
-class Hold:
-    """What this start has of the run."""
-
-    lease: Lease | None
-    """On rank 0."""
-    attempt: int
-    run: str
-    """The run's own name, made at its first start."""
 
 
 def _wish(fault: FaultConfig) -> dict[str, object]:
@@ -262,14 +240,6 @@ def _check_hardware(config: Config, context: ParallelContext, folder: RunFolder,
     raise RuntimeError(f"hosts are wrong or slow, the next start leaves them out: {names}")
 
 
-def _hardware(config: Config, context: ParallelContext) -> Hardware:
-    """Collective. Ranks that measure all measure at once, for they share the machine."""
-    peak = device_peak(config.observe.peak_tflops, context.device, DTYPES[config.precision.dtype])
-    total = sum(gather_objects(peak.tflops, context.world))
-    logger.info("peak of all devices: %.3f TFLOP/s (%s)", total, peak.origin)
-    return Hardware(train_flops_per_token(config.model, config.data.sequence_length), total * 1e12)
-
-
 def _write_config(folder: RunFolder, config: Config, prepared: Prepared) -> None:
     derived = prepared.derived
     comments = {
@@ -284,20 +254,6 @@ def _write_config(folder: RunFolder, config: Config, prepared: Prepared) -> None
     with replacing(folder.config) as file:
         file.write(text.encode())
     print(text, flush=True)
-
-
-@contextmanager
-def _lease(folder: RunFolder, config: Config, context: ParallelContext) -> Iterator[Hold]:
-    """Collective. Rank 0 holds the run's lease, so that two starts never write into one run; all know the
-    attempt and the run's own name."""
-    first = context.world.rank == 0
-    lease = alike(lambda: take_lease(folder, config.resilience.lease_s) if first else None, context)
-    try:
-        told = (lease.attempt, lease.run) if lease is not None else (0, "")
-        yield Hold(lease, *broadcast_object(told, context.world))
-    finally:
-        if lease is not None:
-            lease.release()
 
 
 def _tiers(config: Config, prepared: Prepared, context: ParallelContext, run_id: str) -> list[Tier]:

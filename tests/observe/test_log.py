@@ -127,6 +127,16 @@ def test_an_event_says_when_in_both_clocks(tmp_path: Path) -> None:
     assert abs(moment.timestamp() - float(str(event["unix"]))) < 0.002
 
 
+def test_what_a_run_failed_of_is_told_at_its_last_step(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    log = log_to(folder)
+    log.step(state(7), result())
+    log.failure("the reason")
+    log.close()
+    [event] = lines(folder.events)
+    assert [event[key] for key in ("event", "step", "cause")] == ["fail", 7, "the reason"]
+
+
 def test_a_line_that_a_kill_has_torn_spoils_no_other(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     log = log_to(folder)
