@@ -94,7 +94,7 @@ def _put_together(
     """Collective. Engine, checkpoints and data, in the order in which one needs the other."""
     world, folder, settings, care = context.world, prepared.folder, config.checkpoint, config.resilience
     if world.rank == 0:
-        _write_config(folder, config, prepared)
+        print(_write_config(folder, config, prepared, hold.attempt), flush=True)
     if care.selfcheck.enabled:
         _check_hardware(config, context, folder, log)
     engine = build_engine(config, prepared.derived, context)
@@ -240,7 +240,8 @@ def _check_hardware(config: Config, context: ParallelContext, folder: RunFolder,
     raise RuntimeError(f"hosts are wrong or slow, the next start leaves them out: {names}")
 
 
-def _write_config(folder: RunFolder, config: Config, prepared: Prepared) -> None:
+def _write_config(folder: RunFolder, config: Config, prepared: Prepared, attempt: int) -> str:
+    """Give what the terminal is told of it: all, unless it is as it was at the last start."""
     derived = prepared.derived
     comments = {
         "megatrain": megatrain.__version__,
@@ -251,9 +252,11 @@ def _write_config(folder: RunFolder, config: Config, prepared: Prepared) -> None
         "data fingerprint": prepared.fingerprint,
     }
     text = to_yaml(config, comments)
+    if folder.config.exists() and folder.config.read_bytes() == text.encode():
+        return f"attempt {attempt}, config as before ({folder.config})"
     with replacing(folder.config) as file:
         file.write(text.encode())
-    print(text, flush=True)
+    return text
 
 
 def _tiers(config: Config, prepared: Prepared, context: ParallelContext, run_id: str) -> list[Tier]:
