@@ -99,6 +99,7 @@ class Event(enum.Enum):
     PREEMPT = "preempt"
     RESTART = "restart"
     GIVE_UP = "give up"
+    FAIL = "fail"
     STOP = "stop"
     END = "end"
 
@@ -125,7 +126,9 @@ class StepResult:
     saving: bool
     """Some rank is still writing the last one."""
     own_s: tuple[float, ...] = ()
-    """By rank: what it did in the step before until it first waited for another."""
+    """By rank: its own work in the step before (train/clock.py)."""
+    comm_wait_s: tuple[float, ...] = ()
+    """By rank: how long it stood in collectives in the step before; empty where that cannot be timed."""
 
     @property
     def skipped(self) -> bool:

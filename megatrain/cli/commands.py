@@ -114,6 +114,7 @@ def verify_resume(arguments: argparse.Namespace) -> int:
 
 
 def report(arguments: argparse.Namespace) -> int:
+    from megatrain.observe.balance import read_balance
     from megatrain.observe.ledger import read_ledger, table
     from megatrain.observe.report import draw_loss_curve
     from megatrain.state import RunFolder
@@ -121,6 +122,8 @@ def report(arguments: argparse.Namespace) -> int:
     folder = RunFolder(arguments.folder)
     require(folder.metrics.exists(), f"{folder.root}: no metrics.jsonl there; name the folder of a run")
     print(table(read_ledger(folder)))
+    for line in read_balance(folder):
+        print(line)
     print(draw_loss_curve(folder, _baselines(folder)))
     return 0
 

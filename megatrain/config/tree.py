@@ -284,9 +284,12 @@ class AlertConfig(Section):
     """A program and its arguments; it gets the message on its standard input."""
     url_variable: str | None = None
     """Name of the environment variable that holds the URL of a webhook, which gets the message by POST."""
-    events: tuple[Literal["restart", "give up", "fault", "rollback", "slow", "preempt", "end"], ...] = (
+    events: tuple[
+        Literal["restart", "give up", "fail", "fault", "rollback", "slow", "preempt", "end"], ...
+    ] = (
         "restart",
         "give up",
+        "fail",
         "fault",
         "rollback",
         "slow",

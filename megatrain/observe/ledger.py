@@ -15,7 +15,7 @@ from megatrain.state import Event, RunFolder
 
 STARTS = (Event.START.value, Event.RESUME.value)
 # After these nobody meant the run to go on until it was started again.
-ENDS = (Event.END.value, Event.STOP.value, Event.PREEMPT.value, Event.GIVE_UP.value)
+ENDS = (Event.END.value, Event.STOP.value, Event.PREEMPT.value, Event.GIVE_UP.value, Event.FAIL.value)
 HEADINGS = {
     "productive": "steps that count",
     "recomputed": "steps that were lost and computed again",
@@ -87,6 +87,8 @@ class Ledger:
             self._pass(now)
             self._state = "startup"
         elif kind in ENDS:
+            if kind == Event.FAIL.value and self._state == "going":
+                self._state = "fault"
             self._pass(now)
             self._state = "off"
         elif kind == Event.ROLLBACK.value:

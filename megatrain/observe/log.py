@@ -45,12 +45,17 @@ class RunLog:
         self._hardware = hardware
         self._sequence_length = sequence_length
         self._failing: set[int] = set()
+        self._step = 0
 
-    def step(self, state: RunState, result: StepResult, ckpt_stall_s: float = 0.0) -> None:
-        """`state` is the one after the step; `ckpt_stall_s` what a save held up since the last step."""
+    def step(
+        self, state: RunState, result: StepResult, ckpt_stall_s: float = 0.0, slow: str | None = None
+    ) -> None:
+        """`state` is the one after the step; `ckpt_stall_s` what a save held up since the last step; `slow`
+        the ranks, with their hosts, that are slower than the others."""
         if not self._sinks:
             return
-        around = Circumstances(self._sequence_length, ckpt_stall_s, memory_gib(), time.time())
+        self._step = state.step
+        around = Circumstances(self._sequence_length, ckpt_stall_s, memory_gib(), time.time(), slow)
         record = step_record(state, result, self._hardware, around)
         self._ledger.step(record)
         record["goodput"] = self._ledger.goodput
@@ -60,11 +65,16 @@ class RunLog:
     def event(self, event: Event, step: int, cause: str, **details: Any) -> None:
         if not self._sinks:
             return
+        self._step = step
         record = event_record(event, step, cause, details, time.time())
         self._ledger.event(record)
         self._write_event(record)
         self._alert(record)
         self._pass_on_complaints(step)
+
+    def failure(self, cause: str) -> None:
+        """The run ends by this, at the step that was told of last."""
+        self.event(Event.FAIL, self._step, cause)
 
     def evaluation(self, state: RunState, results: Mapping[str, Mapping[str, float]]) -> None:
         """`results`: source, or "all", → {"loss": ..., "perplexity": ..., "bits_per_byte": ..., ...}."""

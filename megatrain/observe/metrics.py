@@ -31,13 +31,17 @@ class Circumstances:
     ckpt_stall_s: float
     mem_gib: float
     unix_s: float
+    slow: str | None = None
+    """Ranks that were slow when it was last judged."""
 
 
 def step_record(state: RunState, result: StepResult, hardware: Hardware, around: Circumstances) -> Record:
     """One line of metrics.jsonl; `state` is the one after the step.
 
     `tokens_per_s` counts the positions of the global batch, those without a label too, for they are computed
-    as well. A skipped step was computed, so it has a speed.
+    as well. A skipped step was computed, so it has a speed. `comm_wait_s` is that of the rank that waits
+    least, for which the others wait; `comm_wait_most_s` less that is what the others wait for it. Both are of
+    the step before, null in the first of a start and where waits cannot be timed.
     """
     positions = result.samples * around.sequence_length
     tokens_per_s = positions / result.step_s if result.step_s > 0 else 0.0
@@ -53,9 +57,12 @@ def step_record(state: RunState, result: StepResult, hardware: Hardware, around:
         "tokens_per_s": tokens_per_s,
         "mfu": tokens_per_s * hardware.flops_per_token / peak if peak > 0 else 0.0,
         "data_wait_s": result.data_wait_s,
+        "comm_wait_s": min(result.comm_wait_s, default=None),
+        "comm_wait_most_s": max(result.comm_wait_s, default=None),
         "ckpt_stall_s": around.ckpt_stall_s,
         "mem_gib": around.mem_gib,
         "skipped": result.skipped,
+        "slow": around.slow,
         "attempt": state.attempt,
         "time": around.unix_s,
     }

@@ -107,7 +107,7 @@ class Terminal:
         details = ", ".join(f"{name} {_told(value)}" for name, value in record.items() if name not in known)
         cause = f": {record['cause']}" if record["cause"] else ""
         text = f"{record['event']} at step {record['step']}{cause}" + (f" ({details})" if details else "")
-        self._print(self._styled("1;31" if record["event"] == "fault" else "1", text))
+        self._print(self._styled("1;31" if record["event"] in ("fault", "fail") else "1", text))
 
     def write_evaluation(self, record: Record, results: Results) -> None:
         width = max((len(name) for name in results), default=0)

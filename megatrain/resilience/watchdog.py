@@ -30,6 +30,7 @@ from typing import Literal, TextIO
 import megatrain
 from megatrain.config import WatchdogConfig
 from megatrain.parallel import collectives
+from megatrain.resilience import waiting
 from megatrain.resilience.control import Control, Failure
 from megatrain.state import RunFolder
 
@@ -42,7 +43,7 @@ HARD_S = 30.0
 """So much later the second guard ends the rank."""
 REMEMBERED_STEPS = 50
 COLLECTIVES = ("torch/distributed/distributed_c10d.py", "deepspeed/comm/torch.py")
-OURS = collectives.__file__
+OURS, CLOCK = collectives.__file__, waiting.__file__
 HERE = str(Path(megatrain.__file__).parent) + os.sep
 Phase = Literal["start", "step", "evaluate", "save", "end"]
 logger = logging.getLogger(__name__)
@@ -238,7 +239,7 @@ def whereabouts(frame: FrameType | None) -> tuple[str, str]:
         path, name = frame.f_code.co_filename, frame.f_code.co_name
         if (not collective and path.endswith(COLLECTIVES)) or (path == OURS and name == "finish"):
             collective = name
-        if path.startswith(HERE):
+        if path.startswith(HERE) and path != CLOCK:  # which times the wait, wherever that is
             place = f"{path.removeprefix(HERE)}:{frame.f_lineno} {name}"
         frame = frame.f_back
     return collective, place

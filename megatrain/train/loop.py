@@ -12,11 +12,12 @@ from megatrain.resilience.control import Control
 from megatrain.resilience.spikes import extended, judge_after
 from megatrain.resilience.watchdog import Watchdog
 from megatrain.state import Event, RunState, StepResult, Stop
+from megatrain.train.clock import StepClock
 from megatrain.train.opening import open_session
 from megatrain.train.rollback import must_go_back, roll_back
 from megatrain.train.schedule import learning_rate
 from megatrain.train.session import Session
-from megatrain.train.step import OwnWork, train_step
+from megatrain.train.step import train_step
 
 
 def train(
@@ -33,7 +34,7 @@ def train(
 def run_loop(session: Session, state: RunState) -> Stop | None:
     """Collective. From `state` on."""
     config, log = session.config, session.log
-    stall_s, clock = 0.0, OwnWork(session.context.device)
+    stall_s, clock = 0.0, StepClock(session.context.device, session.waits)
     end = min(config.train.steps, config.train.stop_after or config.train.steps)
     while state.step < end:
         session.watch("step", state.step + 1)
@@ -52,7 +53,7 @@ def run_loop(session: Session, state: RunState) -> Stop | None:
         )
         before = state
         state = advance(state, result, config.resilience.spikes.window)
-        log.step(state, result, stall_s)
+        log.step(state, result, stall_s, session.slow())
         session.samples.step(state, batch.sample_ids)
         session.tell_slow(state, result)
         faults.point("step", rank=session.context.world.rank)

@@ -29,7 +29,7 @@ LOST_PEER = (
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run this rank to its end. Bad input is one line on stderr, from rank 0."""
+    """Run this rank to its end; gives its exit code. Bad input is one line on stderr, from rank 0."""
     parser = argparse.ArgumentParser(prog="pretrain.py", description="One rank of a training run.")
     parser.add_argument("--config", required=True)
     parser.add_argument("--control", type=Path, help="where the supervisor and the ranks meet")
@@ -58,6 +58,8 @@ def main(arguments: Sequence[str]) -> int:
         leave()  # waits for all: a launcher kills the other ranks as soon as one has ended with a code
     if control is not None:
         control.leave(rank)
+        if code == PREEMPTED:
+            return 0  # the supervisor knows; the launcher between would call it an error
     return code
 
 

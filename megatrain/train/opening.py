@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 
 import megatrain
 from megatrain import faults
@@ -25,25 +25,22 @@ from megatrain.config import Config, FaultConfig, to_yaml
 from megatrain.data.loader import Loader
 from megatrain.durable import replacing, write_durably
 from megatrain.errors import FailedWork, UserError
-from megatrain.model.flops import train_flops_per_token
-from megatrain.observe.log import RunLog, open_log
-from megatrain.observe.metrics import Hardware
-from megatrain.observe.peak import device_peak
+from megatrain.observe.log import RunLog
 from megatrain.observe.ranklog import open_rank_log
 from megatrain.observe.samples import open_sample_log
-from megatrain.parallel.collectives import alike, broadcast_object, gather_objects
+from megatrain.parallel.collectives import alike, gather_objects
 from megatrain.parallel.context import ParallelContext
-from megatrain.resilience.alerts import alert, message
 from megatrain.resilience.control import Control
-from megatrain.resilience.lease import Lease, take_lease
 from megatrain.resilience.process import age_s
 from megatrain.resilience.selfcheck import check_all
 from megatrain.resilience.signals import Wishes
 from megatrain.resilience.stragglers import Stragglers
 from megatrain.resilience.timeline import belongs, leaving_out
+from megatrain.resilience.waiting import Waits, timed_waits
 from megatrain.resilience.watchdog import Phase, Watchdog
 from megatrain.state import Event, RunFolder, RunState
-from megatrain.train.engine import DTYPES, Engine, build_engine
+from megatrain.train.engine import Engine, build_engine
+from megatrain.train.hold import Hold, hold_run, keep_log
 from megatrain.train.preflight import Prepared, prepare_run, require_same_data, writable
 from megatrain.train.rollback import known_records
 from megatrain.train.session import Session
@@ -62,26 +59,26 @@ def open_session(
     """
     world = context.world
     prepared = alike(lambda: prepare_run(config, world.size, world.rank), context)
-    with _lease(prepared.folder, config, context) as hold:
+    with hold_run(prepared.folder, config, context) as hold:
         open_rank_log(prepared.folder, world.rank)
         faults.arm([_wish(fault) for fault in config.faults])
         faults.begin(hold.attempt)
         if watch is not None:
             watch.opened(hold.attempt)
-        if config.data.verify == "hash":
-            alike(lambda: prepared.train.verify_share(world.rank, world.size), context)
-        session, state = _put_together(config, context, prepared, hold, watch, control)
-        try:
-            yield session, state
-            session.watch("end", 0)
-        except (FailedWork, UserError):
-            # All ranks end alike: what is being saved can still become whole.
-            session.tell_saved(wait=True, wait_s=ABANDON_S)
-            raise
-        finally:
-            session.loader.close()
-            session.samples.close()
-            session.log.close()
+        with keep_log(config, context, prepared.folder, hold) as log, _waits(config, context) as waits:
+            if config.data.verify == "hash":
+                alike(lambda: prepared.train.verify_share(world.rank, world.size), context)
+            session, state = _put_together(config, context, prepared, hold, log, waits, watch, control)
+            try:
+                yield session, state
+                session.watch("end", 0)
+            except (FailedWork, UserError):
+                # All ranks end alike: what is being saved can still become whole.
+                session.tell_saved(wait=True, wait_s=ABANDON_S)
+                raise
+            finally:
+                session.loader.close()
+                session.samples.close()
 
 
 def _put_together(
@@ -89,21 +86,15 @@ def _put_together(
     context: ParallelContext,
     prepared: Prepared,
     hold: Hold,
+    log: RunLog,
+    waits: Waits | None,
     watch: Watchdog | None,
     control: Control | None,
 ) -> tuple[Session, RunState]:
-    """Collective. Log, engine, checkpoints and data, in the order in which one needs the other."""
+    """Collective. Engine, checkpoints and data, in the order in which one needs the other."""
     world, folder, settings, care = context.world, prepared.folder, config.checkpoint, config.resilience
-    hardware = _hardware(config, context)
-    log = open_log(
-        config,
-        folder,
-        world.rank,
-        hardware,
-        lambda record: alert(care.alert, message(config.run.name, record)),
-    )
     if world.rank == 0:
-        _write_config(folder, config, prepared)
+        print(_write_config(folder, config, prepared, hold.attempt), flush=True)
     if care.selfcheck.enabled:
         _check_hardware(config, context, folder, log)
     engine = build_engine(config, prepared.derived, context)
@@ -143,10 +134,18 @@ def _put_together(
         samples=open_sample_log(config, folder, context),
         wishes=Wishes(care.signals, folder, world.rank, save_signal=care.save_signal, control=control),
         stragglers=Stragglers(slow.every if world.rank == 0 else 0, slow.ratio, slow.least_s),
+        waits=waits,
         hosts=tuple(gather_objects(socket.gethostname(), world)),
         watch=watch.phase if watch is not None else _unwatched,
     )
     return session, state
+
+
+def _waits(config: Config, context: ParallelContext) -> AbstractContextManager[Waits | None]:
+    """Times what this rank waits for others, where its thread stands in each collective."""
+    # Compiled code has the collectives of tensor parallelism within it.
+    outside = config.parallel.tensor > 1 and config.train.compile != "none"
+    return timed_waits() if context.device.type == "cpu" and not outside else nullcontext()
 
 
 def _tell_of_faults(config: Config, state: RunState, log: RunLog) -> None:
@@ -155,17 +154,6 @@ def _tell_of_faults(config: Config, state: RunState, log: RunLog) -> None:
         if fault.attempt not in (None, state.attempt) or (fault.step or state.step + 1) <= state.step:
             told = f"rehearsed {fault.do} at {fault.at} cannot strike any more"
             log.event(Event.FAULT, state.step, told)
-
-
-@dataclass(frozen=True)
-class Hold:
-    """What this start has of the run."""
-
-    lease: Lease | None
-    """On rank 0."""
-    attempt: int
-    run: str
-    """The run's own name, made at its first start."""
 
 
 def _wish(fault: FaultConfig) -> dict[str, object]:
@@ -252,15 +240,8 @@ def _check_hardware(config: Config, context: ParallelContext, folder: RunFolder,
     raise RuntimeError(f"hosts are wrong or slow, the next start leaves them out: {names}")
 
 
-def _hardware(config: Config, context: ParallelContext) -> Hardware:
-    """Collective. Ranks that measure all measure at once, for they share the machine."""
-    peak = device_peak(config.observe.peak_tflops, context.device, DTYPES[config.precision.dtype])
-    total = sum(gather_objects(peak.tflops, context.world))
-    logger.info("peak of all devices: %.3f TFLOP/s (%s)", total, peak.origin)
-    return Hardware(train_flops_per_token(config.model, config.data.sequence_length), total * 1e12)
-
-
-def _write_config(folder: RunFolder, config: Config, prepared: Prepared) -> None:
+def _write_config(folder: RunFolder, config: Config, prepared: Prepared, attempt: int) -> str:
+    """Give what the terminal is told of it: all, unless it is as it was at the last start."""
     derived = prepared.derived
     comments = {
         "megatrain": megatrain.__version__,
@@ -271,23 +252,11 @@ def _write_config(folder: RunFolder, config: Config, prepared: Prepared) -> None
         "data fingerprint": prepared.fingerprint,
     }
     text = to_yaml(config, comments)
+    if folder.config.exists() and folder.config.read_bytes() == text.encode():
+        return f"attempt {attempt}, config as before ({folder.config})"
     with replacing(folder.config) as file:
         file.write(text.encode())
-    print(text, flush=True)
-
-
-@contextmanager
-def _lease(folder: RunFolder, config: Config, context: ParallelContext) -> Iterator[Hold]:
-    """Collective. Rank 0 holds the run's lease, so that two starts never write into one run; all know the
-    attempt and the run's own name."""
-    first = context.world.rank == 0
-    lease = alike(lambda: take_lease(folder, config.resilience.lease_s) if first else None, context)
-    try:
-        told = (lease.attempt, lease.run) if lease is not None else (0, "")
-        yield Hold(lease, *broadcast_object(told, context.world))
-    finally:
-        if lease is not None:
-            lease.release()
+    return text
 
 
 def _tiers(config: Config, prepared: Prepared, context: ParallelContext, run_id: str) -> list[Tier]:

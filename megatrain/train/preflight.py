@@ -113,7 +113,10 @@ def require_same_data(stored: RunState, ours: str, config: Config) -> None:
 def _tokenizer(config: Config, train: TokenMixture) -> Tokenizer:
     if config.tokenizer.folder is None:
         return train.tokenizer()
-    tokenizer = Tokenizer.load(Path(config.tokenizer.folder))
+    try:
+        tokenizer = Tokenizer.load(Path(config.tokenizer.folder))
+    except UserError as error:
+        raise UserError(f"tokenizer.folder: {error}; leave it out, the shards bring their own") from None
     require(
         tokenizer.hash == train.tokenizer_hash,
         f"tokenizer.folder ({config.tokenizer.folder}) does not belong to the shards: its hash is "

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from megatrain import faults
 from megatrain.checkpoint.commit import Facts
@@ -27,7 +27,8 @@ from megatrain.parallel.context import ParallelContext
 from megatrain.resilience.lease import Lease
 from megatrain.resilience.replicas import differing
 from megatrain.resilience.signals import Wish, Wishes
-from megatrain.resilience.stragglers import Stragglers
+from megatrain.resilience.stragglers import Straggler, Stragglers
+from megatrain.resilience.waiting import Waits
 from megatrain.resilience.watchdog import Phase
 from megatrain.state import Event, RunState, StepResult, Stop
 from megatrain.train.engine import Engine
@@ -55,6 +56,8 @@ class Session:
     samples: SampleLog
     wishes: Wishes
     stragglers: Stragglers
+    waits: Waits | None
+    """Of this rank for others; None where they cannot be timed."""
     hosts: tuple[str, ...]
     """Of each rank."""
     watch: Callable[[Phase, int], None]
@@ -135,11 +138,17 @@ class Session:
 
     def tell_slow(self, state: RunState, result: StepResult) -> None:
         """Name ranks that are slow step after step, and their hosts."""
-        for one in self.stragglers.add(result.own_s):
-            cause = (
-                f"rank {one.rank} on {self.hosts[one.rank]} takes {one.ratio:.1f} times as long as the others"
-            )
-            self.log.event(Event.SLOW, state.step, cause, rank=one.rank, own_s=one.own_s, ratio=one.ratio)
+        for one in self.stragglers.add(result.own_s, result.comm_wait_s):
+            cause = f"{self._named(one)} takes {one.ratio:.1f} times as long as the others"
+            numbers = {name: value for name, value in asdict(one).items() if value is not None}
+            self.log.event(Event.SLOW, state.step, cause, host=self.hosts[one.rank], **numbers)
+
+    def slow(self) -> str | None:
+        """Those who were slow when it was last judged; on rank 0."""
+        return ", ".join(map(self._named, self.stragglers.slow)) or None
+
+    def _named(self, one: Straggler) -> str:
+        return f"rank {one.rank} on {self.hosts[one.rank]}"
 
     def evaluate(self, state: RunState) -> float:
         """Collective. Loss on the validation split, told to the log; gives that over all sources."""

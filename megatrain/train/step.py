@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,6 +18,7 @@ from megatrain.parallel.context import Axis, ParallelContext
 from megatrain.resilience.signals import Wish
 from megatrain.resilience.spikes import Judge
 from megatrain.state import StepResult, Stop, Verdict
+from megatrain.train.clock import StepClock
 from megatrain.train.engine import Engine
 
 # What a rehearsed fault does to a loss or gradient.
@@ -34,6 +34,7 @@ class Agreed:
     wish: Wish
     data_wait_s: float
     own_s: tuple[float, ...]
+    comm_wait_s: tuple[float, ...]
     saving: bool
 
 
@@ -47,7 +48,7 @@ def train_step(
     judge: Judge,
     updates: int = 0,
     saving: bool = False,
-    clock: OwnWork | None = None,
+    clock: StepClock | None = None,
 ) -> StepResult:
     """Collective. One optimizer step on one global batch of `samples` samples.
 
@@ -57,7 +58,7 @@ def train_step(
     """
     started = time.perf_counter()
     engine.set_learning_rate(learning_rate)
-    clock = clock or OwnWork(engine.context.device)
+    clock = clock or StepClock(engine.context.device)
     clock.begin(batch.wait_s)
     faults.point("forward", rank=engine.context.world.rank)
     count = ValidTokens(batch.valid_tokens, engine.context)
@@ -66,7 +67,7 @@ def train_step(
     for index, micro_batch in enumerate(batch.micro_batches):
         total = bad_loss(engine.forward(micro_batch).total)
         if index == 0:
-            clock.end()
+            clock.forwarded()
         loss_sum += total.detach()
         engine.backward(bad_gradient(total), max(1, count.total()))
         if index < len(batch.micro_batches) - 1:
@@ -77,14 +78,16 @@ def train_step(
         valid,
         wish,
         batch.wait_s,
-        clock.last_s,
+        clock.own_s,
         engine.context,
+        comm_wait_s=clock.comm_wait_s,
         updates=updates,
         saving=saving,
     )
     judged_loss = agreed.loss if agreed.finite else math.nan
     engine.update(lambda norm: judge(judged_loss, norm) is Verdict.FINE)
     grad_norm = engine.grad_norm
+    clock.end()
     return StepResult(
         loss=agreed.loss,
         grad_norm=grad_norm,
@@ -98,36 +101,8 @@ def train_step(
         save=agreed.wish.save,
         saving=agreed.saving,
         own_s=agreed.own_s,
+        comm_wait_s=agreed.comm_wait_s,
     )
-
-
-class OwnWork:
-    """Times what a rank does in a step until it first waits for another: the wait for its batch and the first
-    forward pass. A GPU tells when it is done with that, so the figure is taken when the next step begins."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._gpu = device.type == "cuda"
-        self._marks: tuple[Any, Any] | None = None
-        self._wait_s, self._begun, self._own_s = 0.0, 0.0, 0.0
-        self.last_s = 0.0
-        """Of the step before."""
-
-    def begin(self, wait_s: float) -> None:
-        if self._marks is not None:
-            self.last_s = self._wait_s + self._marks[0].elapsed_time(self._marks[1]) / 1e3
-        else:
-            self.last_s = self._own_s
-        self._wait_s, self._begun = wait_s, time.perf_counter()
-        if self._gpu:
-            event: Any = torch.cuda.Event
-            self._marks = (event(enable_timing=True), event(enable_timing=True))
-            self._marks[0].record()
-
-    def end(self) -> None:
-        if self._marks is not None:
-            self._marks[1].record()
-        else:
-            self._own_s = self._wait_s + time.perf_counter() - self._begun
 
 
 def _rehearsed(point: str, context: ParallelContext) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -160,13 +135,15 @@ def agree(
     own_s: float,
     context: ParallelContext,
     *,
+    comm_wait_s: float = math.nan,
     updates: int = 0,
     saving: bool = False,
 ) -> Agreed:
     """Collective. The step's one collective: every rank comes to the same numbers in the same order of
     summation. Raises FailedWork, on all ranks, when they have not made the same number of updates."""
-    own = [loss_sum, float(wish.preempt), float(wish.stop), float(wish.save), wait_s, own_s, float(saving)]
-    rows = _gather_rows([*own, float(updates)], context.world, context.device)
+    wishes = (float(wish.preempt), float(wish.stop), float(wish.save))
+    own = [loss_sum, *wishes, wait_s, own_s, float(saving), float(updates), comm_wait_s]
+    rows = _gather_rows(own, context.world, context.device)
     made = [int(count) for count in rows[:, 7].tolist()]
     if len(set(made)) > 1:
         # The judge saw gradient norms that differ in their last bit: a sum in another order on some rank.
@@ -184,6 +161,7 @@ def agree(
         wish=Wish(preempt=bool(asked[0]), stop=bool(asked[1]), save=bool(asked[2])),
         data_wait_s=float(rows[:, 4].max()),
         own_s=tuple(rows[:, 5].tolist()),
+        comm_wait_s=tuple(rows[:, 8].tolist()) if bool(rows[:, 8].isfinite().all()) else (),
         saving=bool(rows[:, 6].max()),
     )
 

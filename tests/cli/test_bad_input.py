@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Call, Scene, flip_byte
-from tests.distributed.corpus import make_corpus
+from tests.distributed.corpus import curve, events, make_corpus
 from tests.distributed.ranks import run_ranks
 
 Change = Callable[[Scene], "list[str] | None"]
@@ -390,5 +390,6 @@ def test_training_on_damage_ends_with_1(scene: Scene, capfd: pytest.CaptureFixtu
         rf"run/checkpoints: no checkpoint is whole \(step-00000020: {damaged.name}: hash", said[1]
     )
     assert len(said) == 2, "rank 0 alone speaks"
-    assert not (scene.folder / "fresh" / "metrics.jsonl").exists()
+    (fail,) = events(scene.folder / "fresh", "fail")
+    assert said[0] == f"megatrain: {fail['cause']}" and not curve(scene.folder / "fresh")
     assert checkpoint.exists()

@@ -24,7 +24,8 @@ def test_interrupted_and_gone_on_with_is_the_undisturbed_run(home: Home, undistu
     started.until_gone()
     (step,) = saved_steps(started.run)
     assert 5 <= step < STEPS and max(curve(started.run)) == step
-    assert "Traceback" not in started.said()
+    said = started.said()
+    assert "Traceback" not in said and "ERROR" not in said, "an end in good order"
 
     again = home.start("interrupted")
     assert again.ended() == 0, again.said()
@@ -61,6 +62,8 @@ def test_a_killed_rank_is_restarted(home: Home, undisturbed: Path) -> None:
     (restart,) = events(started.run, "restart")
     assert "rank 1 ended without a word (killed, or out of memory?); restart 1 in 0 s" in restart["cause"]
     assert f"megatrain: restart at step {restart['step']}: rank 1" in started.said()
+    assert started.said().count("\noptimizer:\n") == 1, "the config is shown once"
+    assert "\nattempt 2, config as before (killed/config.yaml)\n" in started.said()
     (resumed,) = events(started.run, "resume")
     assert resumed["step"] % 20 == 0 and resumed["step"] >= 20
     assert curve(started.run) == curve(undisturbed)

@@ -114,3 +114,6 @@ def test_too_many_skipped_steps_end_the_run(folder: Path) -> None:
     told = {step: record[-1] for step, record in curve(folder / "diverged").items()}
     assert told == {1: False, 2: True, 3: True}
     assert [event["step"] for event in events(folder / "diverged", "skip")] == [2, 3]
+    (fail,) = events(folder / "diverged", "fail")
+    assert fail["step"] == 3 and f"FailedWork: {fail['cause']}" == DIVERGED
+    assert events(folder / "unbroken", "fail") == []

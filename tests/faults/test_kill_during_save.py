@@ -167,6 +167,7 @@ def test_damage_and_a_full_disk(corpus: Path, unbroken: Path, tmp_path: Path) ->
         assert curve(tmp_path / name) == curve(unbroken)
     assert ends[4].startswith("FailedWork: ") and "no checkpoint is whole" in ends[4]
     assert "rank-00001" in ends[4] and "\n" not in ends[4]
+    assert events(tmp_path / "all", "fail")[0]["cause"] == ends[4].removeprefix("FailedWork: ")
     assert ends[5].startswith("UserError: ") and "version 99 is newer" in ends[5]
 
     assert ends[6:8] == ["done", "done"]
@@ -178,6 +179,8 @@ def test_damage_and_a_full_disk(corpus: Path, unbroken: Path, tmp_path: Path) ->
     assert ends[8].startswith("FailedWork: ") and "No space left on device" in ends[8]
     assert saved_steps(tmp_path / "full-last") == [3, 6, 9]
     assert len(events(tmp_path / "full-last", "fault")) == 3, "the end is tried again at once"
+    (fail,) = events(tmp_path / "full-last", "fail")
+    assert fail["step"] == 10 and ends[8] == f"FailedWork: {fail['cause']}"
     assert not list((tmp_path / "full-last").glob("checkpoints/step-00000010/*")), "room is given back"
     # A save that failed is tried again before the next regular one; at the end, at once.
     assert ends[9:] == ["done", "done"]

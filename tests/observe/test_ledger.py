@@ -60,7 +60,14 @@ def test_a_rollback_undoes_steps() -> None:
     assert ledger.rollbacks == 1
 
 
-KINDS = st.sampled_from(["start", "resume", "restart", "preempt", "stop", "end", "fault", "give up"])
+def test_a_run_that_failed_is_off_until_it_is_started_again() -> None:
+    steps = [step(1, 11), step(2, 61)]
+    ledger = add_up(steps, [event("start", 10), event("fail", 14), event("resume", 60, startup_s=5)])
+    assert seconds(ledger) == {"productive": 2.0, "fault": 3.0, "off": 41.0, "startup": 5.0}
+    assert ledger.restarts == 0
+
+
+KINDS = st.sampled_from(["start", "resume", "restart", "preempt", "stop", "end", "fault", "give up", "fail"])
 
 
 @given(st.lists(st.tuples(st.floats(0, 5), st.one_of(KINDS, st.integers(1, 6))), min_size=1, max_size=40))

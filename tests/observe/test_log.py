@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import datetime
 from io import StringIO
 from pathlib import Path
@@ -32,7 +33,8 @@ FIELDS = [  # DESIGN: the fields of metrics.jsonl, in this order
         "tokens_per_s",
         "mfu",
     ),
-    *("data_wait_s", "ckpt_stall_s", "mem_gib", "skipped", "attempt", "time", "goodput"),
+    *("data_wait_s", "comm_wait_s", "comm_wait_most_s", "ckpt_stall_s", "mem_gib"),
+    *("skipped", "slow", "attempt", "time", "goodput"),
 ]
 
 
@@ -88,7 +90,18 @@ def test_a_step_is_one_line_with_the_promised_fields(tmp_path: Path) -> None:
     assert record["ckpt_stall_s"] == 0.125 and record["data_wait_s"] == 0.25
     assert record["attempt"] == 2 and record["skipped"] is False
     assert 0.01 < float(str(record["mem_gib"])) < 100
+    assert record["comm_wait_s"] is record["comm_wait_most_s"] is record["slow"] is None, "no figure is no 0"
     assert abs(float(str(record["time"])) - time.time()) < 60
+
+
+def test_what_ranks_wait_for_each_other(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    log = log_to(folder)
+    log.step(state(1), replace(result(), comm_wait_s=(0.5, 0.125, 0.25)), 0.0, "rank 1 on far")
+    log.close()
+    [record] = lines(folder.metrics)
+    assert (record["comm_wait_s"], record["comm_wait_most_s"]) == (0.125, 0.5)
+    assert record["slow"] == "rank 1 on far"
 
 
 def test_what_json_has_no_word_for_is_null(tmp_path: Path) -> None:
@@ -112,6 +125,16 @@ def test_an_event_says_when_in_both_clocks(tmp_path: Path) -> None:
     moment = datetime.fromisoformat(str(event["time"]))
     assert moment.utcoffset() is not None and str(event["time"]).endswith("Z")
     assert abs(moment.timestamp() - float(str(event["unix"]))) < 0.002
+
+
+def test_what_a_run_failed_of_is_told_at_its_last_step(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    log = log_to(folder)
+    log.step(state(7), result())
+    log.failure("the reason")
+    log.close()
+    [event] = lines(folder.events)
+    assert [event[key] for key in ("event", "step", "cause")] == ["fail", 7, "the reason"]
 
 
 def test_a_line_that_a_kill_has_torn_spoils_no_other(tmp_path: Path) -> None:

@@ -75,6 +75,11 @@ def test_a_foreign_tokenizer(corpus: Path, tmp_path: Path) -> None:
         r"tokenizer\.folder \(.*\) does not belong to the shards",
         run_config(corpus, tmp_path / "run", f"tokenizer.folder={other}"),
     )
+    absent = tmp_path / "no"
+    refused(
+        rf"tokenizer\.folder: {absent}: no tokenizer there .*; leave it out, the shards bring their own",
+        run_config(corpus, tmp_path / "run", f"tokenizer.folder={absent}"),
+    )
     own = tmp_path / "own"
     save_tokenizer(own, (corpus / "tokenizer" / MODEL_FILE).read_bytes())
     prepared = prepare_run(run_config(corpus, tmp_path / "run", f"tokenizer.folder={own}"), 1)

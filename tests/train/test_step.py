@@ -63,13 +63,14 @@ def agreement(config: Config, context: ParallelContext) -> dict[str, Any]:
     rank = context.world.rank
     valid = ValidTokens(10 + rank, context).total()
     wish = Wish(preempt=rank == 1, stop=False, save=rank == 0)
-    found = agree(1.5 + rank, valid, wish, 0.25 * rank, 3.0 - rank, context)
-    nan = agree(math.nan if rank == 1 else 1.0, valid, Wish(), 0.0, 0.0, context)
+    found = agree(1.5 + rank, valid, wish, 0.25 * rank, 3.0 - rank, context, comm_wait_s=rank / 8)
+    lone_wait = 0.0 if rank == 1 else math.nan
+    nan = agree(math.nan if rank == 1 else 1.0, valid, Wish(), 0.0, 0.0, context, comm_wait_s=lone_wait)
     try:
         agree(1.0, valid, Wish(), 0.0, 0.0, context, updates=7 - (rank == 1))
     except FailedWork as error:
         apart = str(error)
-    return {"valid": valid, "agreed": found, "finite": nan.finite, "apart": apart}
+    return {"valid": valid, "agreed": found, "nan": nan, "apart": apart}
 
 
 def deviations(config: Config, context: ParallelContext) -> dict[str, str]:
@@ -112,11 +113,12 @@ def test_steps_that_are_not_finite_leave_no_trace() -> None:
         for name, (bad, left_out) in zip(SETTINGS, pairs, strict=True):
             check_bad_steps(f"{name}, rank {rank}", bad, left_out)
             check_losses(bad)
-        assert agreed["valid"] == 21 and not agreed["finite"]
+        assert agreed["valid"] == 21 and not agreed["nan"].finite
         found = agreed["agreed"]
         assert found.loss == (1.5 + 2.5) / 21 and found.finite
         assert found.wish == Wish(preempt=True, stop=False, save=True)
         assert (found.data_wait_s, found.own_s) == (0.25, (3.0, 2.0))
+        assert found.comm_wait_s == (0.0, 0.125) and agreed["nan"].comm_wait_s == (), "not all could time it"
         assert agreed["apart"].startswith("ranks [1] left out an update that others made")
         assert set(told) == {"clipping", "ZeRO stage", "accumulation dtype", "accumulation steps"}
         for name, text in told.items():
@@ -128,7 +130,7 @@ def test_tensor_parallel_neighbours_skip_together() -> None:
     config = tiny("parallel.tensor=2", *GUARD)
     for agreed, (bad, left_out) in run_ranks(play, 2, [act(agreement, config), act(both, config)]):
         check_bad_steps("tensor 2", bad, left_out)
-        assert not agreed["finite"]
+        assert not agreed["nan"].finite
         assert agreed["agreed"].loss == 1.5 / agreed["valid"], "one of the neighbours counts"
 
 

@@ -1,0 +1,89 @@
+"""A start's hold on its run: the lease, and the log, which nobody but the holder may write."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Thread
+
+from megatrain.config import Config
+from megatrain.errors import FailedWork
+from megatrain.model.flops import train_flops_per_token
+from megatrain.observe.log import RunLog, open_log
+from megatrain.observe.metrics import Hardware, Record
+from megatrain.observe.peak import device_peak
+from megatrain.parallel.collectives import alike, broadcast_object, gather_objects
+from megatrain.parallel.context import ParallelContext
+from megatrain.resilience.alerts import alert, message
+from megatrain.resilience.lease import Lease, take_lease
+from megatrain.state import RunFolder
+from megatrain.train.engine import DTYPES
+
+LAST_ALERTS_S = 5.0
+"""So long the end of a rank waits for alerts that are under way."""
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Hold:
+    """What this start has of the run."""
+
+    lease: Lease | None
+    """On rank 0."""
+    attempt: int
+    run: str
+    """The run's own name, made at its first start."""
+
+    def ours(self) -> bool:
+        """Whether nobody else has taken the run over, as far as rank 0 can see."""
+        try:
+            return self.lease is None or self.lease.lost() is None
+        except (OSError, FailedWork):
+            return False
+
+
+@contextmanager
+def hold_run(folder: RunFolder, config: Config, context: ParallelContext) -> Iterator[Hold]:
+    """Collective. Rank 0 holds the run's lease, so that two starts never write into one run; all know the
+    attempt and the run's own name."""
+    first = context.world.rank == 0
+    lease = alike(lambda: take_lease(folder, config.resilience.lease_s) if first else None, context)
+    try:
+        told = (lease.attempt, lease.run) if lease is not None else (0, "")
+        yield Hold(lease, *broadcast_object(told, context.world))
+    finally:
+        if lease is not None:
+            lease.release()
+
+
+@contextmanager
+def keep_log(config: Config, context: ParallelContext, folder: RunFolder, hold: Hold) -> Iterator[RunLog]:
+    """Collective. What the run tells of itself; the last that it tells is what it failed of."""
+    alerts: list[Thread] = []
+
+    def tell(record: Record) -> None:
+        alerts.extend(alert(config.resilience.alert, message(config.run.name, record)))
+
+    log = open_log(config, folder, context.world.rank, _hardware(config, context), tell)
+    try:
+        yield log
+    except FailedWork as error:
+        if hold.ours():  # else it goes on elsewhere, and did not fail
+            log.failure(str(error))
+        raise
+    finally:
+        log.close()
+        deadline = time.monotonic() + LAST_ALERTS_S
+        for thread in alerts:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def _hardware(config: Config, context: ParallelContext) -> Hardware:
+    """Collective. Ranks that measure all measure at once, for they share the machine."""
+    peak = device_peak(config.observe.peak_tflops, context.device, DTYPES[config.precision.dtype])
+    total = sum(gather_objects(peak.tflops, context.world))
+    logger.info("peak of all devices: %.3f TFLOP/s (%s)", total, peak.origin)
+    return Hardware(train_flops_per_token(config.model, config.data.sequence_length), total * 1e12)
