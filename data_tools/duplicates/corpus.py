@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from data_tools.duplicates.columns import Batch, Schema, read_all, write_batches
+from data_tools.duplicates.columns import Batch, Schema, join, open_batches, write_batches
 from data_tools.duplicates.hashing import Ints, UInts
 from data_tools.duplicates.near import NO_KEY
 from megatrain.errors import require
@@ -73,9 +73,9 @@ class Corpus:
         tables = []
         for number in range(int(first), int(last) + 1):
             row = int(self.first_rows[number])
-            table = read_all(self.parts[number].ids, IDS)
-            tables.append({name: table[name][max(begin - row, 0) : end - row] for name in IDS})
-        return {name: np.concatenate([table[name] for table in tables]) for name in IDS}
+            for stored in open_batches(self.parts[number].ids, IDS):  # One batch, or none of an empty part.
+                tables.append(stored.read(max(begin - row, 0), end - row))
+        return join(tables, IDS)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.duplicates.columns import Batch, Schema, read_batches
+from data_tools.duplicates.columns import Batch, Schema, Stored, join, open_batches
 from data_tools.duplicates.hashing import Ints
 
 _KEYS = 1 << 64
@@ -32,10 +32,11 @@ class KeyedTables:
     """The key tables of a corpus's parts, as one; rows are those of the corpus."""
 
     def __init__(self, paths: Sequence[Path], first_rows: Ints, schema: Schema) -> None:
-        self._schema = schema
-        self._tables: list[tuple[Batch, int]] = []
+        # With rows of the corpus, not of a part.
+        self.schema: Schema = {**schema, "row": np.int64}
+        self._tables: list[tuple[Stored, int]] = []
         for path, first_row in zip(paths, first_rows.tolist(), strict=False):
-            self._tables += [(batch, first_row) for batch in read_batches(path, schema)]
+            self._tables += [(batch, first_row) for batch in open_batches(path, schema)]
 
     def groups(self, keys: KeyRange, entries_at_once: int) -> Iterator[tuple[KeyRange, Iterator[Batch]]]:
         """The entries of a range, all of a key in one group, each group in batches of at most
@@ -54,38 +55,25 @@ class KeyedTables:
     def _bounds(self, keys: KeyRange) -> Ints:
         """Where the range begins and ends in each table [tables, 2]."""
         bounds = np.empty((len(self._tables), 2), np.int64)
-        for number, (batch, _) in enumerate(self._tables):
-            column = batch["key"]
-            bounds[number, 0] = np.searchsorted(column, np.uint64(keys.begin))
-            at_end = len(column) if keys.end == _KEYS else np.searchsorted(column, np.uint64(keys.end))
-            bounds[number, 1] = at_end
+        for number, (table, _) in enumerate(self._tables):
+            bounds[number, 0] = table.find("key", keys.begin)[0] if keys.begin else 0
+            bounds[number, 1] = table.find("key", keys.end)[0] if keys.end < _KEYS else len(table)
         return bounds
 
     def _batches(self, bounds: Ints, entries_at_once: int) -> Iterator[Batch]:
         waiting: list[Batch] = []
         size = 0
-        for (batch, first_row), (begin, end) in zip(self._tables, bounds.tolist(), strict=True):
+        for (table, first_row), (begin, end) in zip(self._tables, bounds.tolist(), strict=True):
             while begin < end:
-                take = min(end - begin, entries_at_once - size)
-                part = {name: batch[name][begin : begin + take] for name in self._schema}
-                part["row"] = part["row"].astype(np.int64) + first_row
-                waiting.append(part)
-                begin, size = begin + take, size + take
+                count = min(end - begin, entries_at_once - size)
+                part = table.read(begin, begin + count)
+                waiting.append({**part, "row": part["row"].astype(np.int64) + first_row})
+                begin, size = begin + count, size + count
                 if size == entries_at_once:
-                    yield join(waiting)
+                    yield join(waiting, self.schema)
                     waiting, size = [], 0
         if waiting:
-            yield join(waiting)
-
-
-def join(batches: Sequence[Batch]) -> Batch:
-    """One batch of several with the same columns."""
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-
-
-def take(batch: Batch, rows: Ints) -> Batch:
-    """Some rows of a batch, in that order."""
-    return {name: column[rows] for name, column in batch.items()}
+            yield join(waiting, self.schema)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Final, Literal
 
 import numpy as np
 
-from data_tools.duplicates.columns import Batch, Schema, write_batches
+from data_tools.duplicates.columns import Batch, Schema, join, write_batches
 from data_tools.duplicates.corpus import BANDS, EXACT, Corpus
 from data_tools.duplicates.hashing import Ints
-from data_tools.duplicates.keyed import KeyedTables, KeyRange, find_repeated, join, key_ranges, without
+from data_tools.duplicates.keyed import KeyedTables, KeyRange, find_repeated, key_ranges, without
 
 # Rows of two duplicates, left < right; sorted by right within a batch.
 EDGES: Final[Schema] = {"left": np.int64, "right": np.int64}
@@ -60,7 +60,7 @@ def match(task: Match) -> int:
         for _, group in tables.groups(task.keys, task.entries_at_once):
             rest: list[Batch] = []
             for entries in group:
-                batch = join([*rest, entries])
+                batch = join([*rest, entries], tables.schema)
                 found = find_repeated(batch, same, ["row"])
                 repeated += len(found.later)
                 if len(found.later):

@@ -94,9 +94,7 @@ def test_by_option_only_the_common_text_goes(sets: Path) -> None:
 
 
 def test_fields_and_lengths_are_settings(sets: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"no record has question or 问题; mend .* \(it has q, options\)"
-    ):
+    with pytest.raises(UserError, match=r"no record has question or 问题; mend .* \(it has q, options\)"):
         section(sets, fields=("question", "问题")).build()
     files = (str(sets / "farm.jsonl"),)
     question = Decontaminate(files=files, fields=("question",))

@@ -82,7 +82,7 @@ def result(shards: list[Shard], memory_bytes: int) -> Outcome:
         return find(Path(folder) / "work", shards, keyers=keyers, memory_bytes=memory_bytes)  # type: ignore[arg-type]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.lists(st.lists(st.sampled_from(LINES), max_size=5).map("\n".join), max_size=4), max_size=4),
     st.sampled_from([200, 700, PLENTY]),

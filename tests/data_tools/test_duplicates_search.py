@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from data_tools.duplicates.applying import removed_documents
 from data_tools.duplicates.choosing import choose, plan_choices
 from data_tools.duplicates.clustering import cluster, plan_clustering
-from data_tools.duplicates.columns import read_batches
+from data_tools.duplicates.columns import open_batches
 from data_tools.duplicates.corpus import Corpus, Part, write_band_keys, write_exact_keys, write_ids
 from data_tools.duplicates.matching import EDGES, match, plan_matches
 from data_tools.duplicates.near import Signer
@@ -60,7 +60,7 @@ def corpora(draw: st.DrawFn) -> list[Shard]:
     return sorted(shards, key=lambda shard: shard.source)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(corpora(), st.sampled_from([200, 700, 3000, PLENTY]))
 def test_what_is_kept_is_the_first_of_each_in_any_cut_of_the_work(shards: list[Shard], memory: int) -> None:
     found = result(shards, memory)
@@ -76,7 +76,7 @@ def test_what_is_kept_is_the_first_of_each_in_any_cut_of_the_work(shards: list[S
     )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(corpora(), st.randoms(use_true_random=False))
 def test_the_order_of_files_in_a_source_and_of_documents_in_a_file_changes_nothing(
     shards: list[Shard], random: object
@@ -138,9 +138,9 @@ def test_parts_out_of_order_and_damaged_tables_are_refused(tmp_path: Path) -> No
     (tmp_path / "short").write_bytes(content[: len(content) // 2])
     for name in ("short", "missing"):
         with pytest.raises(FailedWork, match=f"{name}: cannot be read as a table .*remove it and run again"):
-            read_batches(tmp_path / name, EDGES)
+            open_batches(tmp_path / name, EDGES)
     with pytest.raises(FailedWork, match="its columns are"):
-        read_batches(tmp_path / "ids", EDGES)
+        open_batches(tmp_path / "ids", EDGES)
 
 
 def test_memory_is_bounded_whatever_the_size(tmp_path: Path) -> None:
