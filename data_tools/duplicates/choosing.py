@@ -16,7 +16,7 @@ from data_tools.duplicates.report import Examples, Report
 
 # Rows to remove, sorted; their ids, to be compared where they are removed; the row kept in their place.
 REMOVED: Final[Schema] = {"row": np.int64, "high": np.uint64, "low": np.uint64, "kept": np.int64}
-_BYTES_A_LABEL: Final = 48
+_BYTES_A_LABEL: Final = 96  # Sizes, what is kept, and the search for the largest clusters.
 _BYTES_A_ROW: Final = 160
 _ROWS_AT_ONCE: Final = 1 << 20
 _NO_ROW: Final = np.iinfo(np.int64).max
@@ -55,15 +55,16 @@ def choose(task: Choose) -> Report:
     for _, _, labels in _labels(task):
         np.add.at(sizes, labels - task.range.start, 1)
     best = _best(task, sizes)
-    pairs = np.zeros((len(task.corpus.sources),) * 2, np.int64)
+    sources = len(task.corpus.sources)
+    pairs = np.zeros(sources**2, np.int64)
     examples = Examples(sizes, best["high"], best["low"])
 
     def removed() -> Iterator[Batch]:
         for batch in _members(task, sizes):
             kept = best["row"][batch["label"] - task.range.start]
             gone = take({**batch, "kept": kept}, batch["row"] != kept)
-            sources = task.corpus.source_of(gone["kept"]), task.corpus.source_of(gone["row"])
-            np.add.at(pairs, sources, 1)
+            pair = task.corpus.source_of(gone["kept"]) * sources + task.corpus.source_of(gone["row"])
+            pairs[:] += np.bincount(pair, minlength=sources**2)
             examples.add(gone["label"] - task.range.start, gone["high"], gone["low"])
             yield gone
 
@@ -72,7 +73,12 @@ def choose(task: Choose) -> Report:
     size, clusters = np.unique(sizes[sizes > 1], return_counts=True)
     return Report(
         Counter(dict(zip(size.tolist(), clusters.tolist(), strict=True))),
-        Counter({(names[a], names[b]): int(pairs[a, b]) for a, b in np.argwhere(pairs).tolist()}),
+        Counter(
+            {
+                (names[pair // sources], names[pair % sources]): int(pairs[pair])
+                for pair in np.flatnonzero(pairs).tolist()
+            }
+        ),
         examples.largest(),
     )
 

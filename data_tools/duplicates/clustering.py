@@ -18,8 +18,8 @@ from data_tools.duplicates.matching import EDGES, sorted_edges
 
 # The first row of each row's cluster, row after row.
 LABELS: Final[Schema] = {"label": np.int64}
-_BYTES_A_ROW: Final = 48  # Peak of _contract and _resolve: six arrays of whole numbers.
-_BYTES_AN_EDGE: Final = 100
+_BYTES_A_ROW: Final = 48  # Peak of _lowest: five arrays of whole numbers.
+_BYTES_AN_EDGE: Final = 100  # Peak of _unite.
 _EDGES_AT_ONCE: Final = 1 << 20
 _NONE: Final = np.iinfo(np.int64).max
 
