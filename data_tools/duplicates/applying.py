@@ -8,10 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from data_tools.duplicates.choosing import REMOVED
-from data_tools.duplicates.columns import Batch, Schema, read_batches
+from data_tools.duplicates.columns import Batch, Schema, join, open_batches
 from data_tools.duplicates.corpus import Corpus
 from data_tools.duplicates.hashing import Ints, UInts
-from data_tools.duplicates.keyed import join
 from data_tools.duplicates.repeating import REPEATED
 from megatrain.errors import FailedWork
 
@@ -59,12 +58,7 @@ def repeated_parts(corpus: Corpus, number: int, repeated: Sequence[Path]) -> Rep
 
 def _of_part(corpus: Corpus, number: int, paths: Sequence[Path], schema: Schema) -> Batch:
     """The entries of a part's documents, their rows counted through it."""
-    begin, end = corpus.first_rows[number : number + 2]
-    found: list[Batch] = [{name: np.empty(0, dtype) for name, dtype in schema.items()}]
-    for path in paths:
-        for batch in read_batches(path, schema):
-            first, last = np.searchsorted(batch["row"], [begin, end])
-            found.append({name: batch[name][first:last] for name in schema})
-    joined = dict(join(found))
-    joined["row"] = joined["row"] - begin
-    return joined
+    begin, end = corpus.first_rows[number : number + 2].tolist()
+    tables = [table for path in paths for table in open_batches(path, schema)]
+    found = join((table.read(*table.find("row", begin, end)) for table in tables), schema)
+    return {**found, "row": found["row"] - begin}

@@ -9,14 +9,14 @@ from typing import Final
 import numpy as np
 
 from data_tools.duplicates.clustering import LABELS
-from data_tools.duplicates.columns import Batch, Schema, read_batches, slices, write_batches
+from data_tools.duplicates.columns import Batch, Schema, open_batches, take, write_batches
 from data_tools.duplicates.corpus import Corpus
 from data_tools.duplicates.hashing import Ints
 from data_tools.duplicates.report import Examples, Report
 
 # Rows to remove, sorted; their ids, to be compared where they are removed; the row kept in their place.
 REMOVED: Final[Schema] = {"row": np.int64, "high": np.uint64, "low": np.uint64, "kept": np.int64}
-_BYTES_A_LABEL: Final = 48
+_BYTES_A_LABEL: Final = 96  # Sizes, what is kept, and the search for the largest clusters.
 _BYTES_A_ROW: Final = 160
 _ROWS_AT_ONCE: Final = 1 << 20
 _NO_ROW: Final = np.iinfo(np.int64).max
@@ -55,15 +55,16 @@ def choose(task: Choose) -> Report:
     for _, _, labels in _labels(task):
         np.add.at(sizes, labels - task.range.start, 1)
     best = _best(task, sizes)
-    pairs = np.zeros((len(task.corpus.sources),) * 2, np.int64)
+    sources = len(task.corpus.sources)
+    pairs = np.zeros(sources**2, np.int64)
     examples = Examples(sizes, best["high"], best["low"])
 
     def removed() -> Iterator[Batch]:
         for batch in _members(task, sizes):
             kept = best["row"][batch["label"] - task.range.start]
-            gone = {name: column[batch["row"] != kept] for name, column in {**batch, "kept": kept}.items()}
-            sources = task.corpus.source_of(gone["kept"]), task.corpus.source_of(gone["row"])
-            np.add.at(pairs, sources, 1)
+            gone = take({**batch, "kept": kept}, batch["row"] != kept)
+            pair = task.corpus.source_of(gone["kept"]) * sources + task.corpus.source_of(gone["row"])
+            pairs[:] += np.bincount(pair, minlength=sources**2)
             examples.add(gone["label"] - task.range.start, gone["high"], gone["low"])
             yield gone
 
@@ -72,7 +73,12 @@ def choose(task: Choose) -> Report:
     size, clusters = np.unique(sizes[sizes > 1], return_counts=True)
     return Report(
         Counter(dict(zip(size.tolist(), clusters.tolist(), strict=True))),
-        Counter({(names[a], names[b]): int(pairs[a, b]) for a, b in np.argwhere(pairs).tolist()}),
+        Counter(
+            {
+                (names[pair // sources], names[pair % sources]): int(pairs[pair])
+                for pair in np.flatnonzero(pairs).tolist()
+            }
+        ),
         examples.largest(),
     )
 
@@ -80,13 +86,14 @@ def choose(task: Choose) -> Report:
 def _labels(task: Choose) -> Iterator[tuple[int, Ints, Ints]]:
     """For some rows at a time: the first, which of them have a label in the range, and their labels."""
     row = 0
-    for batch in read_batches(task.labels, LABELS):
-        for part in slices(batch["label"], task.rows_at_once):
-            labels = batch["label"][part]
-            if row + len(labels) > task.range.start:  # A label is never above its row.
+    for table in open_batches(task.labels, LABELS):
+        for first, batch in table.slices(task.rows_at_once):
+            labels = batch["label"]
+            # A label is never above its row.
+            if row + first + len(labels) > task.range.start:
                 inside = np.flatnonzero((labels >= task.range.start) & (labels < task.range.stop))
-                yield row, inside, labels[inside]
-            row += len(labels)
+                yield row + first, inside, labels[inside]
+        row += len(table)
 
 
 def _members(task: Choose, sizes: Ints) -> Iterator[Batch]:
@@ -114,13 +121,13 @@ def _best(task: Choose, sizes: Ints) -> Batch:
     for batch in _members(task, sizes):
         # A label is a row of the cluster's first source, for rows stand in the order of sources.
         first = task.corpus.source_of(batch["row"]) == task.corpus.source_of(batch["label"])
-        found = {name: column[first] for name, column in batch.items()}
+        found = take(batch, first)
         order = np.lexsort([found["row"], found["low"], found["high"], found["label"]])
         label = found["label"][order]
         order = order[np.concatenate([[True], label[1:] != label[:-1]])[: len(label)]]
-        found = {name: column[order] for name, column in found.items()}
+        found = take(found, order)
         at = found["label"] - task.range.start
-        now = {name: column[at] for name, column in best.items()}
+        now = take(best, at)
         less = (found["low"] < now["low"]) | ((found["low"] == now["low"]) & (found["row"] < now["row"]))
         less = (found["high"] < now["high"]) | ((found["high"] == now["high"]) & less)
         less |= now["row"] == _NO_ROW

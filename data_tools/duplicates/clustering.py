@@ -11,15 +11,15 @@ from typing import Final
 
 import numpy as np
 
-from data_tools.duplicates.columns import Batch, Schema, read_all, read_batches, slices, write_batches
+from data_tools.duplicates.columns import Batch, Schema, Stored, open_batches, write_batches
 from data_tools.duplicates.corpus import Corpus
 from data_tools.duplicates.hashing import Ints
 from data_tools.duplicates.matching import EDGES, sorted_edges
 
 # The first row of each row's cluster, row after row.
 LABELS: Final[Schema] = {"label": np.int64}
-_BYTES_A_ROW: Final = 48  # Peak of _contract and _resolve: six arrays of whole numbers.
-_BYTES_AN_EDGE: Final = 100
+_BYTES_A_ROW: Final = 48  # Peak of _lowest: five arrays of whole numbers.
+_BYTES_AN_EDGE: Final = 100  # Peak of _unite.
 _EDGES_AT_ONCE: Final = 1 << 20
 _NONE: Final = np.iinfo(np.int64).max
 
@@ -54,7 +54,7 @@ def cluster(task: Cluster) -> None:
         range(begin, min(begin + task.rows_at_once, task.rows))
         for begin in range(0, task.rows, task.rows_at_once)
     ]
-    edges = [batch for path in task.edges for batch in read_batches(path, EDGES)]
+    edges = [batch for path in task.edges for batch in open_batches(path, EDGES)]
     for number, rows in reversed(list(enumerate(ranges))):
         parents = task.scratch / f"parents-{number}.arrow"
         spilled = task.scratch / f"spilled-{number}.arrow"
@@ -62,11 +62,11 @@ def cluster(task: Cluster) -> None:
         write_batches(spilled, EDGES, _spill(edges, rows, lowest, task.edges_at_once))
         write_batches(parents, LABELS, [{"label": lowest}])
         del lowest
-        edges += read_batches(spilled, EDGES)
+        edges += open_batches(spilled, EDGES)
     write_batches(task.out, LABELS, _labels(task.scratch, ranges))
 
 
-def _lowest(edges: list[Batch], rows: range, at_once: int) -> Ints:
+def _lowest(edges: list[Stored], rows: range, at_once: int) -> Ints:
     """For each row of a range [rows]: one earlier row that it is connected to through the range, the same
     for all that the range connects; the first row of these where none is earlier."""
     forest = np.arange(len(rows))
@@ -82,7 +82,7 @@ def _lowest(edges: list[Batch], rows: range, at_once: int) -> Ints:
     return np.where(found == _NONE, forest + rows.start, found)
 
 
-def _spill(edges: list[Batch], rows: range, lowest: Ints, at_once: int) -> Iterator[Batch]:
+def _spill(edges: list[Stored], rows: range, lowest: Ints, at_once: int) -> Iterator[Batch]:
     """Edges among earlier rows that say what the range connects."""
     for left, right in _within(edges, rows, at_once):
         to = lowest[right - rows.start]
@@ -91,25 +91,30 @@ def _spill(edges: list[Batch], rows: range, lowest: Ints, at_once: int) -> Itera
             yield sorted_edges(to[crossing], left[crossing])
 
 
-def _within(edges: list[Batch], rows: range, at_once: int) -> Iterator[tuple[Ints, Ints]]:
+def _within(edges: list[Stored], rows: range, at_once: int) -> Iterator[tuple[Ints, Ints]]:
     """The edges whose right end is in the range, some at a time."""
-    for batch in edges:
-        begin, end = np.searchsorted(batch["right"], [rows.start, rows.stop])
-        here = {name: batch[name][begin:end] for name in EDGES}
-        for part in slices(here["right"], at_once):
-            yield here["left"][part], here["right"][part]
+    for table in edges:
+        begin, end = table.find("right", rows.start, rows.stop)
+        for first in range(begin, end, at_once):
+            batch = table.read(first, min(first + at_once, end))
+            yield batch["left"], batch["right"]
 
 
 def _labels(scratch: Path, ranges: list[range]) -> Iterator[Batch]:
     for number in range(len(ranges)):
-        labels = read_all(scratch / f"parents-{number}.arrow", LABELS)["label"].copy()
+        labels = _stored_labels(scratch / f"parents-{number}.arrow")
         for before, earlier in enumerate(ranges[:number]):
             there = (labels >= earlier.start) & (labels < earlier.stop)
             if there.any():
-                of_earlier = read_all(scratch / f"labels-{before}.arrow", LABELS)["label"]
+                of_earlier = _stored_labels(scratch / f"labels-{before}.arrow")
                 labels[there] = of_earlier[labels[there] - earlier.start]
         write_batches(scratch / f"labels-{number}.arrow", LABELS, [{"label": labels}])
         yield {"label": labels}
+
+
+def _stored_labels(path: Path) -> Ints:
+    [table] = open_batches(path, LABELS)
+    return table.column("label", 0, len(table))
 
 
 def _unite(forest: Ints, a: Ints, b: Ints) -> None:

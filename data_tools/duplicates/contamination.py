@@ -40,20 +40,19 @@ class Contamination:
         self._hasher = SpanHasher()
         self._names = tuple(sets)
         self.too_short = dict.fromkeys(sets, 0)
-        scale = (1.0, _CHARACTERS_A_WORD)  # Of words and of single characters.
-        sizes = [_Sizes(round(min_ngram * by), round(ngram * by)) for by in scale]
-        grams: list[list[_Grams]] = [[] for _ in sizes]
+        words = _Sizes(min_ngram, ngram)
+        characters = _Sizes(round(min_ngram * _CHARACTERS_A_WORD), round(ngram * _CHARACTERS_A_WORD))
+        grams: dict[_Sizes, list[_Grams]] = {words: [], characters: []}
         for number, (name, texts) in enumerate(sets.items()):
             for units in self._units(texts):
                 count = np.diff(units.first)
                 singles = np.diff(np.concatenate([[0], np.cumsum(units.single)])[units.first])
-                for of_script, size, here in zip(
-                    grams, sizes, (2 * singles <= count, 2 * singles > count), strict=True
-                ):
-                    self.too_short[name] += int((here & (count > 0) & (count < size.least)).sum())
-                    long_enough = np.flatnonzero(here & (count >= size.least))
-                    of_script.append(_grams(self._hasher, units, long_enough, size, number))
-        self._indices = [_Index(size.least, parts) for size, parts in zip(sizes, grams, strict=True)]
+                for sizes, of_script in ((words, 2 * singles <= count), (characters, 2 * singles > count)):
+                    enough = count >= sizes.least
+                    self.too_short[name] += int((of_script & ~enough & (count > 0)).sum())
+                    chosen = np.flatnonzero(of_script & enough)
+                    grams[sizes].append(_grams(self._hasher, units, chosen, sizes, number))
+        self._indices = [_Index(sizes.least, parts) for sizes, parts in grams.items()]
 
     def find(self, text: str) -> list[Hit]:
         """What the text has in common with the sets, in its order; what touches is one hit."""

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
-from data_tools.duplicates.columns import Batch, Schema, read_all, write_batches
+from data_tools.duplicates.columns import Batch, Schema, join, open_batches, write_batches
 from data_tools.duplicates.hashing import Ints, UInts
 from data_tools.duplicates.near import NO_KEY
-from megatrain.errors import require
 
 # Document ids in the order of documents: the halves of 128 bits.
 IDS: Final[Schema] = {"high": np.uint64, "low": np.uint64}
@@ -19,6 +18,9 @@ IDS: Final[Schema] = {"high": np.uint64, "low": np.uint64}
 EXACT: Final[Schema] = {"key": np.uint64, "low": np.uint64, "row": np.uint32}
 BANDS: Final[Schema] = {"key": np.uint64, "row": np.uint32}
 REPEATS: Final[Schema] = {"key": np.uint64, "high": np.uint64, "row": np.uint32, "at": np.uint32}
+
+
+Kind = Literal["exact", "bands", "paragraphs", "substrings"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Corpus:
 
     def __post_init__(self) -> None:
         order = [part.source for part in self.parts]
-        require(order == sorted(order), "the parts of a corpus stand in the order of its sources")
+        assert order == sorted(order), "the parts of a corpus stand in the order of its sources"
 
     @cached_property
     def first_rows(self) -> Ints:
@@ -60,12 +62,20 @@ class Corpus:
 
     def source_of(self, rows: Ints) -> Ints:
         """The source of each row [n]."""
-        counts = np.bincount(
-            [part.source for part in self.parts],
-            [part.documents for part in self.parts],
-            minlength=len(self.sources),
-        )
-        return np.searchsorted(np.cumsum(counts.astype(np.int64)), rows, side="right")
+        return np.searchsorted(self._source_ends, rows, side="right")
+
+    @cached_property
+    def _source_ends(self) -> Ints:
+        counts = np.zeros(len(self.sources), np.int64)
+        for part in self.parts:
+            counts[part.source] += part.documents
+        return np.cumsum(counts)
+
+    def tables(self, kind: Kind) -> list[tuple[Path, int]]:
+        """The tables of one kind, each with the row of its part's first document."""
+        paths = [getattr(part, kind) for part in self.parts]
+        rows = self.first_rows.tolist()
+        return [(path, row) for path, row in zip(paths, rows, strict=False) if path is not None]
 
     def ids(self, begin: int, end: int) -> Batch:
         """The ids of a range of rows; `high` and `low` [end - begin]."""
@@ -73,9 +83,9 @@ class Corpus:
         tables = []
         for number in range(int(first), int(last) + 1):
             row = int(self.first_rows[number])
-            table = read_all(self.parts[number].ids, IDS)
-            tables.append({name: table[name][max(begin - row, 0) : end - row] for name in IDS})
-        return {name: np.concatenate([table[name] for table in tables]) for name in IDS}
+            for stored in open_batches(self.parts[number].ids, IDS):  # One batch, or none of an empty part.
+                tables.append(stored.read(max(begin - row, 0), end - row))
+        return join(tables, IDS)
 
 
 @dataclass(frozen=True)
@@ -107,7 +117,10 @@ def write_band_keys(path: Path, keys: UInts) -> None:
 
 
 def write_repeat_keys(path: Path, ids: UInts, batches: Sequence[RepeatKeys]) -> None:
-    """Write the table that repeated paragraphs, or substrings, are found by; documents count through it."""
+    """Write the table that repeated paragraphs, or substrings, are found by.
+
+    The batches number the documents through the part.
+    """
     key, document, at = (
         np.concatenate([np.empty(0, dtype), *(getattr(batch, name) for batch in batches)])
         for name, dtype in (("key", np.uint64), ("document", np.int64), ("at", np.int64))

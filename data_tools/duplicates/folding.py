@@ -2,6 +2,7 @@
 
 import unicodedata
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, Literal
 
 import numpy as np
@@ -29,8 +30,13 @@ _ACCENT_RANGES: Final = (
     *((0xFE00, 0xFE0F), (0xFE20, 0xFE2F)),
 )
 # Each stands for itself, and there are too many to ask one by one: Hangul and ideographs.
-_PLAIN_RANGES: Final = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xAC00, 0xD7A3), (0x20000, 0x2F7FF))
-_PLAIN_END: Final = 0x30000
+_PLAIN_RANGES: Final = (
+    (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF),
+    (0xAC00, 0xD7A3),
+    (0x20000, 0x2F7FF),
+    (0x30000, 0x323FF),
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class Folding:
     length: npt.NDArray[np.uint8]
 
 
+@cache
 def make_folding(numbers: Numbers, base: int) -> Folding:
     """The tables: case, width, ligatures and accents folded away; with numbers "same" every digit is 0."""
     kind = np.full(_SIZE, SEPARATOR, np.uint8)
@@ -53,7 +60,6 @@ def make_folding(numbers: Numbers, base: int) -> Folding:
     length = np.ones(_SIZE, np.uint8)
     alone = _members(_ALONE_RANGES)
     plain = _members(_PLAIN_RANGES)
-    plain[_PLAIN_END : _SIZE - 1] = True
     value[plain] = np.flatnonzero(plain)
     kind[plain] = np.where(alone[plain], ALONE, LETTER)
     accents = _members(_ACCENT_RANGES)
@@ -65,6 +71,8 @@ def make_folding(numbers: Numbers, base: int) -> Folding:
             kind[code] = ALONE if alone[ord(folded[0])] else LETTER
             value[code] = sum(ord(letter) * base**at for at, letter in enumerate(folded)) % 2**64
             length[code] = len(folded)
+    for table in (kind, value, length):
+        table.flags.writeable = False
     return Folding(kind, value, length)
 
 

@@ -1,16 +1,18 @@
 """Tables sorted by key, read a range of keys at a time, so that what lies in memory is bounded."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
-from data_tools.duplicates.columns import Batch, Schema, read_batches
+from data_tools.duplicates.columns import Batch, Schema, join, open_batches
 from data_tools.duplicates.hashing import Ints
 
-_KEYS = 1 << 64
+_KEYS: Final = 1 << 64
+_BYTES_AN_ENTRY: Final = 200  # Peak of find_repeated and what calls it, measured where all keys are alike.
 
 
 @dataclass(frozen=True)
@@ -21,9 +23,11 @@ class KeyRange:
     end: int
 
 
-def key_ranges(entries: int, entries_at_once: int) -> list[KeyRange]:
-    """Equal ranges of all keys, of about `entries_at_once` entries each."""
-    count = max(-(-entries // entries_at_once), 1)
+def key_ranges(entries: int, memory_bytes: int) -> list[KeyRange]:
+    """Equal ranges of all keys, of about as many entries each as can be searched in so much memory."""
+    # Hashed keys spread evenly: nine tenths leave room for chance.
+    most = max(_entries_at_once(memory_bytes) * 9 // 10, 1)
+    count = max(-(-entries // most), 1)
     bounds = [number * _KEYS // count for number in range(count + 1)]
     return [KeyRange(begin, end) for begin, end in pairwise(bounds)]
 
@@ -31,79 +35,87 @@ def key_ranges(entries: int, entries_at_once: int) -> list[KeyRange]:
 class KeyedTables:
     """The key tables of a corpus's parts, as one; rows are those of the corpus."""
 
-    def __init__(self, paths: Sequence[Path], first_rows: Ints, schema: Schema) -> None:
-        self._schema = schema
-        self._tables: list[tuple[Batch, int]] = []
-        for path, first_row in zip(paths, first_rows.tolist(), strict=False):
-            self._tables += [(batch, first_row) for batch in read_batches(path, schema)]
+    def __init__(self, tables: Sequence[tuple[Path, int]], schema: Schema) -> None:
+        # With rows of the corpus, not of a part.
+        self._schema: Schema = {**schema, "row": np.int64}
+        self._tables = [(table, row) for path, row in tables for table in open_batches(path, schema)]
 
-    def groups(self, keys: KeyRange, entries_at_once: int) -> Iterator[tuple[KeyRange, Iterator[Batch]]]:
-        """The entries of a range, all of a key in one group, each group in batches of at most
-        `entries_at_once`; one batch but where a single key has more than that."""
+    def __len__(self) -> int:
+        return sum(len(table) for table, _ in self._tables)
+
+    def groups(self, keys: KeyRange, memory_bytes: int) -> Iterator[Iterator[Batch]]:
+        """The entries of a range, all of a key in one group; a group is one batch, but where a single key has
+        more entries than can be searched in so much memory."""
+        at_once = _entries_at_once(memory_bytes)
         waiting = [keys]
         while waiting:
             here = waiting.pop()
             bounds = self._bounds(here)
             count = int((bounds[:, 1] - bounds[:, 0]).sum())
-            if count > entries_at_once and here.end - here.begin > 1:
+            if count > at_once and here.end - here.begin > 1:
                 middle = (here.begin + here.end) // 2
                 waiting += [KeyRange(middle, here.end), KeyRange(here.begin, middle)]
             elif count:
-                yield here, self._batches(bounds, entries_at_once)
+                yield self._batches(bounds, at_once)
 
     def _bounds(self, keys: KeyRange) -> Ints:
         """Where the range begins and ends in each table [tables, 2]."""
-        bounds = np.empty((len(self._tables), 2), np.int64)
-        for number, (batch, _) in enumerate(self._tables):
-            column = batch["key"]
-            bounds[number, 0] = np.searchsorted(column, np.uint64(keys.begin))
-            at_end = len(column) if keys.end == _KEYS else np.searchsorted(column, np.uint64(keys.end))
-            bounds[number, 1] = at_end
-        return bounds
+        bounds = [table.find("key", keys.begin, keys.end) for table, _ in self._tables]
+        return np.array(bounds, np.int64).reshape(-1, 2)
 
-    def _batches(self, bounds: Ints, entries_at_once: int) -> Iterator[Batch]:
+    def _batches(self, bounds: Ints, at_once: int) -> Iterator[Batch]:
         waiting: list[Batch] = []
         size = 0
-        for (batch, first_row), (begin, end) in zip(self._tables, bounds.tolist(), strict=True):
+        for (table, first_row), (begin, end) in zip(self._tables, bounds.tolist(), strict=True):
             while begin < end:
-                take = min(end - begin, entries_at_once - size)
-                part = {name: batch[name][begin : begin + take] for name in self._schema}
-                part["row"] = part["row"].astype(np.int64) + first_row
-                waiting.append(part)
-                begin, size = begin + take, size + take
-                if size == entries_at_once:
-                    yield join(waiting)
+                count = min(end - begin, at_once - size)
+                part = table.read(begin, begin + count)
+                waiting.append({**part, "row": part["row"].astype(np.int64) + first_row})
+                begin, size = begin + count, size + count
+                if size == at_once:
+                    yield join(waiting, self._schema)
                     waiting, size = [], 0
         if waiting:
-            yield join(waiting)
-
-
-def join(batches: Sequence[Batch]) -> Batch:
-    """One batch of several with the same columns."""
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-
-
-def take(batch: Batch, rows: Ints) -> Batch:
-    """Some rows of a batch, in that order."""
-    return {name: column[rows] for name, column in batch.items()}
+            yield join(waiting, self._schema)
 
 
 @dataclass(frozen=True)
 class Repeated:
-    """Entries of a batch that repeat an earlier one, and the earliest of each [n]."""
+    """Some entries, those among them that repeat an earlier one, and the earliest of each [n]."""
 
+    entries: Batch
     earliest: Ints
     later: Ints
 
 
-def find_repeated(batch: Batch, same: Sequence[str], order: Sequence[str]) -> Repeated:
-    """Entries alike in the columns `same`, of which the first is "key"; the earliest is by the columns
-    `order`."""
+def find_repeated(
+    groups: Iterator[Iterator[Batch]],
+    same: Sequence[str],
+    order: Sequence[str],
+    prepare: Callable[[Batch], Batch] = lambda batch: batch,
+) -> Iterator[Repeated]:
+    """Entries that repeat an earlier one: alike in the columns `same`, of which the first is "key", and
+    earlier by the columns `order`. Each entry goes through `prepare` first."""
+    for group in groups:
+        rest: Repeated | None = None
+        for batch in map(prepare, group):
+            if rest is not None:  # What did not repeat may yet be repeated.
+                kept = without(rest.entries, rest.later)
+                batch = {name: np.concatenate([kept[name], batch[name]]) for name in batch}
+            rest = _find(batch, same, order)
+            if len(rest.later):
+                yield rest
+
+
+def _find(batch: Batch, same: Sequence[str], order: Sequence[str]) -> Repeated:
     by_key = np.argsort(batch["key"])
     key = batch["key"][by_key]
-    as_before = np.concatenate([[False], key[1:] == key[:-1], [False]])
+    as_next = key[1:] == key[:-1]
+    shared = np.zeros(len(key), bool)
+    shared[1:] = as_next
+    shared[:-1] |= as_next
     # Most keys are single: only the others are sorted by all columns.
-    entries = by_key[as_before[1:] | as_before[:-1]]
+    entries = by_key[shared]
     entries = entries[np.lexsort([batch[name][entries] for name in reversed([*same, *order])])]
     alike = np.ones(max(len(entries) - 1, 0), bool)
     for name in same:
@@ -112,7 +124,7 @@ def find_repeated(batch: Batch, same: Sequence[str], order: Sequence[str]) -> Re
     later = np.flatnonzero(alike) + 1
     first = np.flatnonzero(np.concatenate([[True], ~alike]))[: len(entries)]
     earliest = first[np.searchsorted(first, later, side="right") - 1] if len(later) else later
-    return Repeated(entries[earliest], entries[later])
+    return Repeated(batch, entries[earliest], entries[later])
 
 
 def without(batch: Batch, rows: Ints) -> Batch:
@@ -120,3 +132,8 @@ def without(batch: Batch, rows: Ints) -> Batch:
     kept = np.ones(len(batch["key"]), bool)
     kept[rows] = False
     return {name: column[kept] for name, column in batch.items()}
+
+
+def _entries_at_once(memory_bytes: int) -> int:
+    """How many entries can be searched for repeats in so much memory."""
+    return max(memory_bytes // _BYTES_AN_ENTRY, 1)

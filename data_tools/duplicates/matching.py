@@ -10,13 +10,16 @@ import numpy as np
 from data_tools.duplicates.columns import Batch, Schema, write_batches
 from data_tools.duplicates.corpus import BANDS, EXACT, Corpus
 from data_tools.duplicates.hashing import Ints
-from data_tools.duplicates.keyed import KeyedTables, KeyRange, find_repeated, join, key_ranges, without
+from data_tools.duplicates.keyed import (
+    KeyedTables,
+    KeyRange,
+    find_repeated,
+    key_ranges,
+)
 
 # Rows of two duplicates, left < right; sorted by right within a batch.
 EDGES: Final[Schema] = {"left": np.int64, "right": np.int64}
-_BYTES_AN_ENTRY: Final = 96  # Peak of find_repeated, measured.
-
-Kind = Literal["exact", "bands"]
+_SCHEMAS: Final = {"exact": EXACT, "bands": BANDS}
 
 
 @dataclass(frozen=True)
@@ -24,23 +27,20 @@ class Match:
     """The search in one range of keys, for copies ("exact") or near duplicates ("bands")."""
 
     corpus: Corpus
-    kind: Kind
+    kind: Literal["exact", "bands"]
     keys: KeyRange
-    entries_at_once: int
+    memory_bytes: int
     out: Path
 
 
-def plan_matches(corpus: Corpus, kind: Kind, bands: int, memory_bytes: int, folder: Path) -> list[Match]:
-    """The searches that together find all edges, each within about so much memory.
-
-    `bands` is how many keys a document has: 1 for copies.
-    """
-    at_once = max(memory_bytes // _BYTES_AN_ENTRY, 1)
-    # Hashed keys spread evenly: nine tenths leave room for chance.
-    ranges = key_ranges(corpus.documents * bands, max(at_once * 9 // 10, 1))
+def plan_matches(
+    corpus: Corpus, kind: Literal["exact", "bands"], memory_bytes: int, folder: Path
+) -> list[Match]:
+    """The searches that together find all edges, each within about so much memory."""
+    entries = len(KeyedTables(corpus.tables(kind), _SCHEMAS[kind]))
     return [
-        Match(corpus, kind, keys, at_once, folder / f"{kind}-{number:05d}.arrow")
-        for number, keys in enumerate(ranges)
+        Match(corpus, kind, keys, memory_bytes, folder / f"{kind}-{number:05d}.arrow")
+        for number, keys in enumerate(key_ranges(entries, memory_bytes))
     ]
 
 
@@ -49,23 +49,17 @@ def match(task: Match) -> int:
 
     Every document of a group is tied to the group's first row: a chain is not needed to make a cluster.
     """
-    schema = EXACT if task.kind == "exact" else BANDS
-    paths = [path for part in task.corpus.parts if (path := getattr(part, task.kind)) is not None]
-    tables = KeyedTables(paths, task.corpus.first_rows, schema)
+    schema = _SCHEMAS[task.kind]
+    tables = KeyedTables(task.corpus.tables(task.kind), schema)
+    same = [name for name in schema if name != "row"]
     repeated = 0
 
     def batches() -> Iterator[Batch]:
         nonlocal repeated
-        same = [name for name in schema if name != "row"]
-        for _, group in tables.groups(task.keys, task.entries_at_once):
-            rest: list[Batch] = []
-            for entries in group:
-                batch = join([*rest, entries])
-                found = find_repeated(batch, same, ["row"])
-                repeated += len(found.later)
-                if len(found.later):
-                    yield sorted_edges(batch["row"][found.earliest], batch["row"][found.later])
-                rest = [without(batch, found.later)]
+        for found in find_repeated(tables.groups(task.keys, task.memory_bytes), same, ["row"]):
+            repeated += len(found.later)
+            row = found.entries["row"]
+            yield sorted_edges(row[found.earliest], row[found.later])
 
     write_batches(task.out, EDGES, batches())
     return repeated

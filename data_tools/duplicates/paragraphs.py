@@ -19,8 +19,11 @@ class ParagraphKeyer:
         self._split = Splitter("words", paragraphs.numbers)
         self._hasher = SpanHasher()
 
-    def keys(self, texts: Sequence[str]) -> RepeatKeys:
-        """The keys of all paragraphs that are long enough; `at` is the number of a line of its text."""
+    def keys(self, texts: Sequence[str], first: int = 0) -> RepeatKeys:
+        """The keys of all paragraphs that are long enough; `at` is the number of a line of its text.
+
+        The documents are numbered from `first` on.
+        """
         lines = [text.split("\n") for text in texts]
         counts = np.array([len(of_text) for of_text in lines], np.int64)
         units = self._split([line for of_text in lines for line in of_text])
@@ -28,7 +31,7 @@ class ParagraphKeyer:
         number = np.arange(len(key)) - np.repeat(np.cumsum(counts) - counts, counts)
         kept = np.flatnonzero(np.diff(units.first) >= self._settings.min_units)
         document = np.repeat(np.arange(len(texts)), counts)
-        return RepeatKeys(key[kept], document[kept], number[kept])
+        return RepeatKeys(key[kept], document[kept] + first, number[kept])
 
     def spans(self, text: str, at: Ints, key: UInts) -> list[Span]:
         """Where the paragraphs `at` [n] are, their line ends included.

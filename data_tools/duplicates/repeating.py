@@ -8,14 +8,20 @@ from typing import Final, Literal
 import numpy as np
 
 from data_tools.duplicates.choosing import REMOVED
-from data_tools.duplicates.columns import Batch, Schema, read_batches, write_batches
+from data_tools.duplicates.columns import Batch, Schema, Stored, open_batches, take, write_batches
 from data_tools.duplicates.corpus import REPEATS, Corpus
-from data_tools.duplicates.hashing import Ints
-from data_tools.duplicates.keyed import KeyedTables, KeyRange, find_repeated, join, key_ranges, take, without
+from data_tools.duplicates.keyed import (
+    KeyedTables,
+    KeyRange,
+    find_repeated,
+    key_ranges,
+    without,
+)
 
 # Sorted by (row, at) within a batch; the key is compared where the part is cut out.
 REPEATED: Final[Schema] = {"row": np.int64, "at": np.uint32, "key": np.uint64}
-_BYTES_AN_ENTRY: Final = 160  # Peak of find_repeated, measured.
+
+_REMOVED_AT_ONCE: Final = 1 << 16
 
 RepeatKind = Literal["paragraphs", "substrings"]
 
@@ -28,7 +34,7 @@ class Repeat:
     kind: RepeatKind
     removed: tuple[Path, ...]
     keys: KeyRange
-    entries_at_once: int
+    memory_bytes: int
     out: Path
 
 
@@ -36,11 +42,10 @@ def plan_repeats(
     corpus: Corpus, kind: RepeatKind, removed: tuple[Path, ...], memory_bytes: int, folder: Path
 ) -> list[Repeat]:
     """The searches that together find all repeats, each within about so much memory."""
-    at_once = max(memory_bytes // _BYTES_AN_ENTRY, 1)
-    entries = sum(len(batch["key"]) for path in _paths(corpus, kind) for batch in read_batches(path, REPEATS))
+    entries = len(KeyedTables(corpus.tables(kind), REPEATS))
     return [
-        Repeat(corpus, kind, removed, keys, at_once, folder / f"{kind}-{number:05d}.arrow")
-        for number, keys in enumerate(key_ranges(entries, max(at_once * 9 // 10, 1)))
+        Repeat(corpus, kind, removed, keys, memory_bytes, folder / f"{kind}-{number:05d}.arrow")
+        for number, keys in enumerate(key_ranges(entries, memory_bytes))
     ]
 
 
@@ -49,36 +54,34 @@ def find_repeats(task: Repeat) -> int:
 
     Earlier is: of an earlier source, then of a document with a lesser id, then further up in it.
     """
-    tables = KeyedTables(_paths(task.corpus, task.kind), task.corpus.first_rows, REPEATS)
-    removed = [batch["row"] for path in task.removed for batch in read_batches(path, REMOVED)]
+    tables = KeyedTables(task.corpus.tables(task.kind), REPEATS)
+    removed = [table for path in task.removed for table in open_batches(path, REMOVED)]
+    order = ["source", "high", "row", "at"]
     repeated = 0
+
+    def prepare(batch: Batch) -> Batch:
+        batch = _still_there(batch, removed)
+        return {**batch, "source": task.corpus.source_of(batch["row"])}
 
     def batches() -> Iterator[Batch]:
         nonlocal repeated
-        for _, group in tables.groups(task.keys, task.entries_at_once):
-            rest: list[Batch] = []
-            for entries in group:
-                batch = join([*rest, _still_there(entries, removed)])
-                batch = {**batch, "source": task.corpus.source_of(batch["row"])}
-                later = find_repeated(batch, ["key"], ["source", "high", "row", "at"]).later
-                repeated += len(later)
-                if len(later):
-                    yield take(batch, later[np.lexsort([batch["at"][later], batch["row"][later]])])
-                rest = [{name: column for name, column in without(batch, later).items() if name in REPEATS}]
+        for found in find_repeated(tables.groups(task.keys, task.memory_bytes), ["key"], order, prepare):
+            repeated += len(found.later)
+            later = take(found.entries, found.later)
+            yield take(later, np.lexsort([later["at"], later["row"]]))
 
     write_batches(task.out, REPEATED, batches())
     return repeated
 
 
-def _still_there(batch: Batch, removed: list[Ints]) -> Batch:
-    """The entries of documents that are not removed; `removed` are sorted columns of rows."""
-    gone = np.zeros(len(batch["row"]), bool)
-    for rows in removed:
-        if len(rows):
-            at = np.minimum(np.searchsorted(rows, batch["row"]), len(rows) - 1)
-            gone |= rows[at] == batch["row"]
-    return without(batch, np.flatnonzero(gone))
-
-
-def _paths(corpus: Corpus, kind: RepeatKind) -> list[Path]:
-    return [path for part in corpus.parts if (path := getattr(part, kind)) is not None]
+def _still_there(batch: Batch, removed: list[Stored]) -> Batch:
+    """The entries of documents that are not removed."""
+    order = np.argsort(batch["row"])
+    rows = batch["row"][order]
+    gone = np.zeros(len(rows), bool)
+    for table in removed:
+        for begin in range(0, len(table), _REMOVED_AT_ONCE):
+            some = table.column("row", begin, begin + _REMOVED_AT_ONCE)
+            first, last = np.searchsorted(rows, [some[0], some[-1] + 1])
+            gone[first:last] |= np.isin(rows[first:last], some)
+    return without(batch, order[gone])

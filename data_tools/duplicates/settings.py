@@ -50,11 +50,20 @@ class Paragraphs(Section):
 
 
 class Substrings(Section):
-    """Repeated runs of units: all but the earliest are cut out of their documents.
+    """Repeated runs of words: all but the earliest are cut out of their documents.
 
-    What two documents share is found where it is `length` units or longer; half of that is never taken for
-    shared by mistake, and at each end of what is shared up to half of it may stay.
+    What two documents have in common is found where it is `length` units or longer, but for less than half of
+    that at each of its ends, which may stay; half of it and less is never cut.
     """
 
     length: Annotated[int, Field(ge=10, le=10_000)] = 100
     numbers: Numbers = "distinct"
+
+
+class Duplicates(Section):
+    """Which duplicates are removed, and which repeated parts of documents cut out; null: not looked for."""
+
+    exact: bool = True  # Documents with the same text.
+    near: Near | None = None
+    paragraphs: Paragraphs | None = None
+    substrings: Substrings | None = None

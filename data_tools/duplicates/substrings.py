@@ -16,23 +16,24 @@ class SubstringKeyer:
     """Gives a text keys of which equal substrings of `length` units have one in common.
 
     Winnowing (Schleimer, Wilkerson and Aiken, 2003): of every run of neighbouring fingerprints the least is
-    chosen, a fingerprint being the hash of half of `length` units.
+    chosen, a fingerprint being the hash of a little more than half of `length` units: so long that the
+    chosen ones of a longer substring leave no gap between them.
     """
 
     def __init__(self, substrings: Substrings) -> None:
         self._settings = substrings
         self._split = Splitter("words", substrings.numbers)
         self._hasher = SpanHasher()
-        self.run = substrings.length // 2
+        self.run = substrings.length // 2 + 1
 
-    def keys(self, texts: Sequence[str]) -> RepeatKeys:
+    def keys(self, texts: Sequence[str], first: int = 0) -> RepeatKeys:
         """The chosen keys; `at` is the number of a unit of its text, from which on `self.run` units are
-        meant."""
+        meant. The documents are numbered from `first` on."""
         units = self._split(texts)
         prints = hash_windows(self._hasher, units.hash, units.first, self.run)
         chosen = np.flatnonzero(_winnow(prints, self._settings.length - self.run + 1))
         document = np.searchsorted(prints.first, chosen, side="right") - 1
-        return RepeatKeys(prints.hashes[chosen], document, chosen - prints.first[document])
+        return RepeatKeys(prints.hashes[chosen], document + first, chosen - prints.first[document])
 
     def spans(self, text: str, at: Ints, key: UInts) -> list[Span]:
         """Where the runs of units are that begin at the units `at` [n].

@@ -97,8 +97,8 @@ def find(
     """Run every stage on the texts and remove what it finds."""
     folder.mkdir(parents=True)
     corpus = write_corpus(folder, shards, signer=signer, keyers=keyers)
-    copies = plan_matches(corpus, "exact", 1, memory_bytes, folder)
-    near = plan_matches(corpus, "bands", 14, memory_bytes, folder) if signer is not None else []
+    copies = plan_matches(corpus, "exact", memory_bytes, folder)
+    near = plan_matches(corpus, "bands", memory_bytes, folder) if signer is not None else []
     repeated = sum(match(task) for task in copies)
     for task in near:
         match(task)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_tools.duplicates.clustering import LABELS, Cluster, cluster
-from data_tools.duplicates.columns import read_batches, write_batches
+from data_tools.duplicates.columns import open_batches, write_batches
 from data_tools.duplicates.matching import EDGES, sorted_edges
 
 
@@ -38,7 +38,11 @@ def labels_of(rows: int, tables: list[list[Edges]], rows_at_once: int, edges_at_
             write_batches(paths[-1], EDGES, [sorted_edges(left, right) for left, right in columns])
         (folder / "scratch").mkdir()
         cluster(Cluster(rows, tuple(paths), rows_at_once, edges_at_once, folder / "scratch", folder / "out"))
-        return [label for batch in read_batches(folder / "out", LABELS) for label in batch["label"].tolist()]
+        return [
+            label
+            for table in open_batches(folder / "out", LABELS)
+            for label in table.read(0, rows)["label"].tolist()
+        ]
 
 
 def reference(rows: int, edges: Edges) -> list[int]:
@@ -64,7 +68,7 @@ def graphs(draw: st.DrawFn) -> tuple[int, list[list[Edges]]]:
     return rows, draw(st.lists(st.lists(st.lists(edge, max_size=20), max_size=3), max_size=4))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(graphs(), st.integers(1, 70), st.integers(1, 9))
 def test_labels_are_those_of_a_simple_union_find(
     graph: tuple[int, list[list[Edges]]], rows_at_once: int, edges_at_once: int
