@@ -12,6 +12,7 @@ from typing import Any
 
 from data_tools import samples
 from data_tools.config import DataConfig
+from data_tools.datasets.lineage import lineage_file
 from data_tools.duplicate_stage import Found
 from data_tools.duplicate_tasks import TABLES
 from data_tools.selection import SPLITS
@@ -118,11 +119,10 @@ def assemble(
         "sources: no document fell to the train split; give more documents",
     )
     for shard in shards:
-        lineage = target / "lineage" / shard.split
-        (target / shard.split).mkdir(exist_ok=True)
-        lineage.mkdir(parents=True, exist_ok=True)
-        _link(shard.folder / shard.info.name, target / shard.split / shard.info.name)
-        _link(shard.folder / "lineage.parquet", (lineage / shard.info.name).with_suffix(".parquet"))
+        place = target / shard.split / shard.info.name
+        for file, home in ((shard.info.name, place), ("lineage.parquet", lineage_file(place))):
+            home.parent.mkdir(parents=True, exist_ok=True)
+            _link(shard.folder / file, home)
     for split in SPLITS:
         mine = base.shards(split) + tuple(shard.info for shard in shards if shard.split == split)
         if mine:

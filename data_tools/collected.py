@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from data_tools.config import Duplicates
 from data_tools.document import Document
-from data_tools.duplicates.columns import read_all
+from data_tools.duplicates.columns import join, open_batches
 from data_tools.duplicates.corpus import (
     IDS,
     RepeatKeys,
@@ -27,7 +28,7 @@ from data_tools.duplicates.substrings import SubstringKeyer
 from data_tools.selection import Keys
 
 _BATCH_BYTES = 1 << 22
-COLUMNS = ("text", "language", "file", "record")
+COLUMNS = ("text", "language", "metadata", "file", "record")
 
 
 class CollectedWriter:
@@ -40,7 +41,7 @@ class CollectedWriter:
         self._folder, self._exact = folder, config.exact
         self._digests = bytearray()
         self._lengths: list[int] = []
-        self._rows: list[tuple[str, str | None, int, int]] = []
+        self._rows: list[tuple[str, str | None, str | None, int, int]] = []
         self._waiting = 0
         self._signer = Signer(config.near) if config.near is not None else None
         self._bands: list[npt.NDArray[np.uint64]] = []
@@ -62,7 +63,9 @@ class CollectedWriter:
         was."""
         self._digests += digest
         self._lengths.append(len(content))
-        self._rows.append((content.decode(), document.metadata.get("language"), file, record))
+        others = {name: value for name, value in document.metadata.items() if name != "language"}
+        metadata = json.dumps(others, ensure_ascii=False) if others else None
+        self._rows.append((content.decode(), document.metadata.get("language"), metadata, file, record))
         self._waiting += len(content)
         if self._waiting >= _BATCH_BYTES:
             self._flush()
@@ -86,13 +89,13 @@ class CollectedWriter:
     def _flush(self) -> None:
         import pyarrow as pa
 
-        types = (pa.large_string(), pa.string(), pa.int32(), pa.int64())
+        types = (pa.large_string(), pa.string(), pa.string(), pa.int32(), pa.int64())
         schema = pa.schema(list(zip(COLUMNS, types, strict=True)))
         if self._writer is None:
             options = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", 1))
             self._stream = (self._folder / "documents.arrow").open("wb")
             self._writer = pa.ipc.new_file(self._stream, schema, options=options)
-        columns = list(zip(*self._rows, strict=True)) or [()] * 4
+        columns = list(zip(*self._rows, strict=True)) or [()] * len(types)
         self._writer.write_batch(
             pa.record_batch([pa.array(c, t) for c, t in zip(columns, types, strict=True)], schema=schema)
         )
@@ -124,7 +127,7 @@ def batches_of(folder: Path, rows: npt.NDArray[np.int64] | None = None) -> Itera
 
 def keys_of(folder: Path) -> Keys:
     """The keys of a task's documents [documents, 2]."""
-    table = read_all(folder / "ids.arrow", IDS)
+    table = join((stored.read(0, len(stored)) for stored in open_batches(folder / "ids.arrow", IDS)), IDS)
     return np.stack([table["high"], table["low"]], axis=1)
 
 

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from data_tools.duplicate_tasks import bands_of, corpus_of, memory_of
+from data_tools.duplicate_tasks import corpus_of, memory_of
 from data_tools.duplicates import choosing, matching, repeating
 from data_tools.duplicates.corpus import Corpus
 from data_tools.stages import Workshop
@@ -43,14 +43,12 @@ def find_duplicates(shop: Workshop, described: Mapping[str, Any]) -> Found:
     config, memory = shop.config.duplicates, memory_of(shop.config)
     corpus = corpus_of(described, shop.folder, config)
     shared = {"corpus": described}
-    kinds: list[matching.Kind] = ["exact"] if config.exact else []
+    kinds: list[Literal["exact", "bands"]] = ["exact"] if config.exact else []
     kinds += ["bands"] if config.near is not None else []
     tasks = [
         {"kind": kind, "number": number}
         for kind in kinds
-        for number in range(
-            len(matching.plan_matches(corpus, kind, bands_of(config, kind), memory, shop.folder))
-        )
+        for number in range(len(matching.plan_matches(corpus, kind, memory, shop.folder)))
     ]
     edges, removed, report = list[str](), list[str](), dict[str, Any]()
     if tasks:

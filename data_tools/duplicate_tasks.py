@@ -35,11 +35,6 @@ def corpus_of(described: Mapping[str, Any], work: Path, config: Duplicates) -> C
     return Corpus(sources, tuple(part(told) for told in described["parts"]))
 
 
-def bands_of(config: Duplicates, kind: matching.Kind) -> int:
-    """How many keys of a kind a document has."""
-    return config.near.bands if kind == "bands" and config.near is not None else 1
-
-
 def memory_of(config: DataConfig) -> int:
     """The bytes that a task may take."""
     return config.memory_mib * _MIB
@@ -47,9 +42,7 @@ def memory_of(config: DataConfig) -> int:
 
 def match(stage: Stage, task: Mapping[str, Any], room: Path) -> Result:
     """Task: {"kind", "number": which range of keys}. Leaves the pairs that share a key."""
-    corpus, kind = _corpus(stage), task["kind"]
-    bands = bands_of(stage.config.duplicates, kind)
-    plan = matching.plan_matches(corpus, kind, bands, memory_of(stage.config), room)
+    plan = matching.plan_matches(_corpus(stage), task["kind"], memory_of(stage.config), room)
     return {"repeated": matching.match(plan[task["number"]])}
 
 

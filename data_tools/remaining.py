@@ -15,7 +15,7 @@ from data_tools.collected import batches_of, keys_of
 from data_tools.config import Duplicates
 from data_tools.duplicate_tasks import corpus_of
 from data_tools.duplicates.applying import RepeatedParts, removed_documents, repeated_parts
-from data_tools.duplicates.columns import read_batches
+from data_tools.duplicates.columns import open_batches
 from data_tools.duplicates.cutting import cut
 from data_tools.duplicates.matching import EDGES
 from data_tools.duplicates.paragraphs import ParagraphKeyer
@@ -43,9 +43,9 @@ class Remaining:
         begin, end = self.corpus.first_rows[self._number : self._number + 2]
         repeats = np.zeros(len(self.keys), bool)
         for path in self._paths("exact"):
-            for batch in read_batches(path, EDGES):
-                first, last = np.searchsorted(batch["right"], [begin, end])
-                repeats[batch["right"][first:last] - begin] = True
+            for edges in open_batches(path, EDGES):
+                rows = edges.column("right", *edges.find("right", int(begin), int(end)))
+                repeats[rows - begin] = True
         return repeats
 
     def counts(self) -> Counter[str]:

@@ -5,7 +5,8 @@ source.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,46 +53,57 @@ def write(stage: Stage, task: Mapping[str, Any], room: Path) -> Mapping[str, Any
     """
     parts = stage.shared["parts"][task["source"]]
     folders = [Path(stage.folder.parent, part["folder"]) for part in parts]
-    runs = [_rows(folder / f"{task['split']}.npy", task["low"], task["high"]) for folder in folders]
+    runs = [_Run.of(folder, task["split"], task["low"], task["high"]) for folder in folders]
     dtype = np.dtype(stage.shared["dtype"])
-    tokens = [
-        _tokens(folder / f"{task['split']}.tokens", rows, first, dtype)
-        for folder, (rows, first) in zip(folders, runs, strict=True)
-    ]
-    rows = np.concatenate([rows for rows, _ in runs])
-    came_from = np.repeat(np.arange(len(runs)), [len(rows) for rows, _ in runs])
+    rows = np.concatenate([run.rows for run in runs])
     order = np.lexsort((rows["key"][:, 0], rows["key"][:, 1], rows["order"]))
     info = write_shard(
         room / task["name"],
         source=task["source"],
         doc_ids=doc_ids(rows["key"][order]),
         lengths=rows["tokens"][order],
-        tokens=_in_order(tokens, rows, order),
+        tokens=_in_order([run.tokens(dtype) for run in runs], rows, order),
         tokenizer_hash=stage.shared["tokenizer_hash"],
         text_bytes=int(rows["bytes"].sum()),
     )
-    _write_lineage(room / "lineage.parquet", rows[order], came_from[order], parts)
+    _write_lineage(room / "lineage.parquet", runs, parts, order)
     return dataclasses.asdict(info)
 
 
-def _rows(path: Path, low: int, high: int) -> tuple[npt.NDArray[Any], int]:
-    """The rows of a task that belong to a range, and where their tokens begin."""
-    rows = np.load(path, mmap_mode="r")
-    first = int(np.searchsorted(rows["order"], np.uint64(low)))
-    last = len(rows) if high >= 1 << 64 else int(np.searchsorted(rows["order"], np.uint64(high)))
-    return np.array(rows[first:last]), int(rows["tokens"][:first].sum())
+@dataclass(frozen=True)
+class _Run:
+    """The documents of one task that belong to a range of the shuffle, and where they begin in its files."""
 
+    files: Path
+    """Without their endings."""
+    rows: npt.NDArray[Any]
+    first_document: int
+    first_token: int
 
-def _tokens(path: Path, rows: npt.NDArray[Any], first: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    count = int(rows["tokens"].sum())
-    tokens = np.fromfile(path, dtype, count, offset=first * dtype.itemsize)
-    if len(tokens) != count:
-        raise FailedWork(f"{path}: ends too early; remove its folder and run again")
-    return tokens
+    @classmethod
+    def of(cls, folder: Path, split: str, low: int, high: int) -> _Run:
+        rows = np.load(folder / f"{split}.npy", mmap_mode="r")
+        first = int(np.searchsorted(rows["order"], np.uint64(low)))
+        last = len(rows) if high >= 1 << 64 else int(np.searchsorted(rows["order"], np.uint64(high)))
+        return cls(folder / split, np.array(rows[first:last]), first, int(rows["tokens"][:first].sum()))
+
+    def tokens(self, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        count, path = int(self.rows["tokens"].sum()), self.files.with_suffix(".tokens")
+        tokens = np.fromfile(path, dtype, count, offset=self.first_token * dtype.itemsize)
+        if len(tokens) != count:
+            raise FailedWork(f"{path}: ends too early; remove its folder and run again")
+        return tokens
+
+    def metadata(self) -> list[str | None]:
+        import pyarrow as pa
+
+        column = pa.ipc.open_file(pa.memory_map(str(self.files.with_suffix(".arrow")))).get_batch(0).column(0)
+        found: list[str | None] = column.slice(self.first_document, len(self.rows)).to_pylist()
+        return found
 
 
 def _in_order(parts: list[npt.NDArray[Any]], rows: npt.NDArray[Any], order: npt.NDArray[np.int64]) -> Any:
-    """The documents' tokens, rearranged; the parts are let go one by one."""
+    """The documents' tokens, rearranged; the parts are let go."""
     ends = np.cumsum(rows["tokens"])
     joined = np.concatenate(parts)
     parts.clear()
@@ -105,29 +117,28 @@ def _in_order(parts: list[npt.NDArray[Any]], rows: npt.NDArray[Any], order: npt.
 
 
 def _write_lineage(
-    path: Path, rows: npt.NDArray[Any], came_from: npt.NDArray[np.int64], parts: Sequence[Mapping[str, Any]]
+    path: Path, runs: Sequence[_Run], parts: Sequence[Mapping[str, Any]], order: npt.NDArray[np.int64]
 ) -> None:
-    """Of each document of a shard, in order: its id, the file and record it was, its language, its bytes."""
+    """Of each document of a shard, in order: its id, the file and record it was, what is known of it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    rows = np.concatenate([run.rows for run in runs])
+    columns: dict[str, list[Any]] = {"file": [], "language": [], "metadata": []}
+    for run, part in zip(runs, parts, strict=True):
+        languages = [*part["languages"], None]  # -1, no language, is the last
+        columns["file"] += [part["files"][number] for number in run.rows["file"].tolist()]
+        columns["language"] += [languages[number] for number in run.rows["language"].tolist()]
+        columns["metadata"] += run.metadata()
+    strings = {name: pa.array(column, pa.string()).take(pa.array(order)) for name, column in columns.items()}
     table = pa.table(
         {
-            "doc_id": pa.array(doc_ids(rows["key"]), pa.binary(16)),
-            "file": pa.array(list(_files(rows, came_from, parts)), pa.string()),
-            "record": pa.array(rows["record"]),
-            "language": pa.array(list(_languages(rows, came_from, parts)), pa.string()),
-            "text_bytes": pa.array(rows["bytes"]),
+            "doc_id": pa.array(doc_ids(rows["key"][order]), pa.binary(16)),
+            "file": strings["file"],
+            "record": pa.array(rows["record"][order]),
+            "language": strings["language"],
+            "text_bytes": pa.array(rows["bytes"][order]),
+            "metadata": strings["metadata"],
         }
     )
     pq.write_table(table, path, compression="zstd")
-
-
-def _files(rows: Any, came_from: Any, parts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    for part, file in zip(came_from.tolist(), rows["file"].tolist(), strict=True):
-        yield parts[part]["files"][file]
-
-
-def _languages(rows: Any, came_from: Any, parts: Sequence[Mapping[str, Any]]) -> Iterator[str | None]:
-    for part, language in zip(came_from.tolist(), rows["language"].tolist(), strict=True):
-        yield None if language < 0 else parts[part]["languages"][language]

@@ -18,10 +18,13 @@ class Lineage:
     record: int
     language: str | None
     text_bytes: int
+    metadata: str | None = None
+    """What else its reader and the steps knew of it, as JSON."""
 
     def __str__(self) -> str:
         spoken = f", language {self.language}" if self.language else ""
-        return f"{self.file}, record {self.record:,}{spoken}, {self.text_bytes:,} bytes"
+        known = f", {self.metadata}" if self.metadata else ""
+        return f"{self.file}, record {self.record:,}{spoken}, {self.text_bytes:,} bytes{known}"
 
 
 def lineage_file(shard: Path) -> Path:
