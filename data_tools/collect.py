@@ -34,7 +34,6 @@ def collect(stage: Stage, task: Mapping[str, Any], room: Path) -> Mapping[str, A
     for file, part in enumerate(parts):
         for position, found in read_documents(part, source, name):
             counts["read"] += 1
-            raw = found.text if isinstance(found, Document) else ""
             end = passed(found)
             if isinstance(end, Document):
                 content = end.text.encode("utf-8", "replace")
@@ -43,7 +42,7 @@ def collect(stage: Stage, task: Mapping[str, Any], room: Path) -> Mapping[str, A
                     end = Drop("keep.left_out")
             if isinstance(end, Drop):
                 counts[end.reason] += 1
-                samples.offer(end, raw, part.url, position)
+                samples.offer(end, found.text if isinstance(found, Document) else "", part.url, position)
                 continue
             kept.add(end, content, digest, file, position)
             if language := end.metadata.get("language"):

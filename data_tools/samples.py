@@ -24,7 +24,7 @@ class Samples:
         self._heaps: dict[str, list[tuple[int, str]]] = {}
 
     def offer(self, drop: Drop, text: str, file: str, record: int) -> None:
-        """A document that was dropped; `text` is as it was read."""
+        """A document that was dropped; `text` is as the steps before left it."""
         rank = -xxhash.xxh3_64_intdigest(f"{file}\0{record}".encode("utf-8", "replace"))
         heap = self._heaps.setdefault(drop.reason, [])
         if self._count == 0 or (len(heap) == self._count and rank <= heap[0][0]):

@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 
 from data_tools.config import DataConfig
+from data_tools.datasets.lineage import lineage_of
 from data_tools.prepare import prepare
 from data_tools.progress import Progress
 from data_tools.where import Local, Ray, Slurm
+from megatrain.data.shard import read_shard
 from megatrain.durable import hash_file
 from megatrain.errors import FailedWork, UserError
 
@@ -93,3 +95,46 @@ def test_killed_workers_and_full_disks_are_told_and_cost_one_task(tmp_path: Path
     folder = prepare(config, Progress(said)).folder
     assert "collect: 4 of 10 tasks were done before" in said.getvalue()
     assert files_of(folder) == files_of(prepare(with_engine(config, "again", Local(workers=1)), QUIET).folder)
+
+
+def test_pages_to_shards_with_what_is_known_of_each(tmp_path: Path) -> None:
+    """A crawl of two languages: what is dropped can be read, what is kept knows its address."""
+    english = (
+        "<p>" + "The quick brown fox jumps over the lazy dog, and then it goes home again. " * 8 + "</p>"
+    )
+    chinese = "<p>" + "敏捷的棕色狐狸跳过了那只懒狗，然后它就回家去了。" * 8 + "</p>"
+    pages = {f"en{n}": f"<h1>Story {n}</h1>{english}" for n in range(30)} | {"zh": chinese, "empty": ""}
+    with (tmp_path / "crawl.warc").open("wb") as stream:
+        for name, body in pages.items():
+            page = f"<html><body><main>{body}</main></body></html>".encode()
+            answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n" + page
+            head = (
+                f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: https://example.org/{name}\r\n"
+                "WARC-Date: 2026-01-01T00:00:00Z\r\nContent-Type: application/http; msgtype=response\r\n"
+                f"Content-Length: {len(answer)}\r\n\r\n"
+            )
+            stream.write(head.encode() + answer + b"\r\n\r\n")
+    tree = {
+        "output": str(tmp_path / "out"),
+        "where": {"workers": 1},
+        "sources": {"crawl": {"files": [str(tmp_path / "crawl.warc")]}},
+        "steps": [{"extract": {}}, {"clean": {}}, {"length": {}}, {"language": {"keep": ["en"]}}],
+        "split": {"validation": 0, "test": 0},
+        "tokenizer": {"vocab_size": 340},
+    }
+    prepared = prepare(DataConfig.model_validate(tree), QUIET)
+    made = prepared.splits["train"].made
+    assert made["counts"]["crawl"]["kept"] == 30 and made["languages"]["crawl"] == {"en": 30}
+    assert made["counts"]["crawl"]["language.unwanted"] == 1 and made["counts"]["crawl"]["read"] == 32
+    dropped = [json.loads(line) for line in (prepared.folder / "dropped" / "crawl.jsonl").open()]
+    (unwanted,) = [one for one in dropped if one["reason"] == "language.unwanted"]
+    assert "棕色狐狸" in unwanted["text"] and unwanted["detail"].startswith("zh")
+    shard = prepared.folder / "train" / "shard-00000.arrow"
+    ids = [document.doc_id for document in read_shard(shard)]
+    known = lineage_of(shard, range(30), ids)
+    assert known is not None and {one.language for one in known} == {"en"}
+    urls = {json.loads(one.metadata or "")["url"] for one in known}
+    assert urls == {f"https://example.org/en{n}" for n in range(30)}
+    plain = {**tree, "steps": [{"clean": {}}], "overwrite": True}
+    with pytest.raises(UserError, match='warc files hold pages, no step makes text .* "extract: {}"'):
+        prepare(DataConfig.model_validate(plain), QUIET)
