@@ -1,100 +1,59 @@
 """Batches for each data-parallel rank: rows of the global batch, prefetched by one thread."""
 
-# Shapes: G rows of the global batch, R rows of this rank, B rows of a micro-batch, S sequence length.
+# Shapes: R rows of this rank, K global batches that are located together, S sequence length.
+
+from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from megatrain.data.order import SampleOrder
-from megatrain.data.skipped import Ranges, samples
+from megatrain.data.batch import PADDING, Batch, RankBatch, make_batch, rows_of_rank
+from megatrain.data.lookahead import Lookahead
+from megatrain.data.order import BLOCK, SampleOrder
+from megatrain.data.rows import Ints, Rows
+from megatrain.data.skipped import Ranges, numbered
 from megatrain.errors import require
 
-PADDING = -1
-Ints = npt.NDArray[np.int64]
+LOCATED_TOGETHER = 2048  # rows: what the order costs at each call is then spread over many
 
 
 class Windows(Protocol):
-    """What is read from: a TokenDataset, or several under one roof."""
+    """What is evaluated on: a TokenDataset, or several under one roof."""
 
     @property
     def folder(self) -> Path: ...
     @property
     def eos_id(self) -> int: ...
     def windows(self, source: str, sequence_length: int, /) -> int: ...
-    def read(self, source: str, window_ids: Ints, sequence_length: int, out: Ints, /) -> None: ...
+    def read(self, source: str, window_ids: Ints, sequence_length: int, out: npt.NDArray[Any], /) -> None: ...
+
+
+class Samples(Protocol):
+    """What is trained on: windows of a TokenDataset or of several, or packed rows."""
+
+    @property
+    def eos_id(self) -> int: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    def fill(self, source: str, ids: Ints, sequence_length: int, rows: Rows, which: list[int], /) -> None: ...
 
 
 @dataclass(frozen=True)
-class Batch:
-    """One micro-batch on one rank: `tokens`, `labels`, `positions` int64 and `loss_mask` bool, all [B, S].
+class _Plan:
+    """Where the rows of K global batches from sample position `first` on lie: ids, source, window [K, R]."""
 
-    `valid_tokens` is the number of labels that the mask lets through.
-    """
-
-    tokens: torch.Tensor
-    labels: torch.Tensor
-    positions: torch.Tensor
-    loss_mask: torch.Tensor
-    valid_tokens: int
-
-
-@dataclass(frozen=True)
-class RankBatch:
-    """This rank's part of one global batch; every rank has the same number of micro-batches.
-
-    `sample_ids` [R] are the global sample numbers of the rows, -1 for padding; `valid_tokens` counts this
-    rank's; `wait_s` is how long the caller was kept waiting.
-    """
-
-    micro_batches: tuple[Batch, ...]
-    sample_ids: Ints
-    valid_tokens: int
-    wait_s: float
-
-
-def rows_of_rank(count: int, micro_batch: int, dp_rank: int, dp_size: int) -> Ints:
-    """Which of `count` rows a rank takes, micro-batch by micro-batch; -1 for padding [R].
-
-    Micro-batch a of rank r holds rows (a * dp_size + r) * micro_batch onwards: whatever dp_size, together
-    the ranks take each row once, and all have ceil(count / (dp_size * micro_batch)) micro-batches.
-    """
-    steps = -(-count // (dp_size * micro_batch))
-    rows = np.arange(steps * dp_size * micro_batch, dtype=np.int64).reshape(steps, dp_size, micro_batch)
-    mine = rows[:, dp_rank].reshape(-1)
-    return np.where(mine < count, mine, PADDING)
-
-
-def make_batch(windows: Ints, real: npt.NDArray[np.bool_], *, eos_id: int, document_mask: bool) -> Batch:
-    """Cut windows [B, S + 1] into tokens and the labels that follow them.
-
-    With `document_mask`, positions restart at 0 after each EOS and the label that crosses one is masked.
-    Rows that are not `real` [B] are masked whole.
-    """
-    tokens = windows[:, :-1]
-    steps = np.arange(tokens.shape[1], dtype=np.int64)
-    loss_mask = np.repeat(real[:, None], len(steps), axis=1)
-    positions = np.repeat(steps[None], len(tokens), axis=0)
-    if document_mask:
-        is_eos = tokens == eos_id
-        loss_mask &= ~is_eos
-        begins = np.zeros_like(positions)
-        begins[:, 1:] = np.where(is_eos[:, :-1], steps[1:], 0)
-        positions -= np.maximum.accumulate(begins, axis=1)
-    return Batch(
-        tokens=torch.from_numpy(np.ascontiguousarray(tokens)),
-        labels=torch.from_numpy(np.ascontiguousarray(windows[:, 1:])),
-        positions=torch.from_numpy(positions),
-        loss_mask=torch.from_numpy(loss_mask),
-        valid_tokens=int(loss_mask.sum()),
-    )
+    first: int
+    skipped: Ranges
+    ids: Ints
+    source: Ints
+    window: Ints
 
 
 class Loader:
@@ -102,7 +61,7 @@ class Loader:
 
     def __init__(
         self,
-        dataset: Windows,
+        dataset: Samples,
         order: SampleOrder,
         *,
         global_batch: int,
@@ -112,21 +71,26 @@ class Loader:
         sequence_length: int,
         document_mask: bool,
         prefetch: int,
+        lookahead: Lookahead | None = None,
     ) -> None:
-        """`prefetch` is how many global batches are made ahead; 0 means none, and no thread."""
+        """`prefetch` is how many global batches are made ahead; 0 means none, and no thread. The loader
+        closes the `lookahead`."""
         assert global_batch > 0 and micro_batch > 0 and 0 <= dp_rank < dp_size and prefetch >= 0
         self._dataset, self._order = dataset, order
         self._global_batch, self._micro_batch = global_batch, micro_batch
         self._sequence_length, self._document_mask = sequence_length, document_mask
-        self._rows = rows_of_rank(global_batch, micro_batch, dp_rank, dp_size)
-        self._prefetch = prefetch
+        self._mine = rows_of_rank(global_batch, micro_batch, dp_rank, dp_size)
+        self._real = np.flatnonzero(self._mine != PADDING)
+        self._rows = Rows(len(self._mine), sequence_length + 1, dataset.dtype, dataset.eos_id)
+        self._plan: _Plan | None = None
+        self._prefetch, self._lookahead = prefetch, lookahead
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader") if prefetch else None
         self._ahead: dict[tuple[int, Ranges], Future[RankBatch]] = {}
 
     @property
     def micro_batches(self) -> int:
         """Micro-batches a global batch: the steps of gradient accumulation, equal on all ranks."""
-        return len(self._rows) // self._micro_batch
+        return len(self._mine) // self._micro_batch
 
     def batch(self, consumed_samples: int, skipped: Ranges = ()) -> RankBatch:
         """This rank's rows of the global batch that follows when so many samples that are not skipped were
@@ -135,6 +99,8 @@ class Loader:
         A position that was not foreseen is computed on the spot. Raises what reading the shards raises.
         """
         began = time.monotonic()
+        if self._lookahead is not None:
+            self._lookahead.reached(consumed_samples, skipped)
         if self._thread is None:
             made = self._make(consumed_samples, skipped)
         else:
@@ -142,7 +108,9 @@ class Loader:
         return RankBatch(made.micro_batches, made.sample_ids, made.valid_tokens, time.monotonic() - began)
 
     def close(self) -> None:
-        """End the thread; what it had made ahead is dropped."""
+        """End the threads; what they had made ahead is dropped."""
+        if self._lookahead is not None:
+            self._lookahead.close()
         if self._thread is not None:
             self._thread.shutdown(wait=True, cancel_futures=True)
         self._ahead.clear()
@@ -158,26 +126,46 @@ class Loader:
         return self._ahead.pop(wanted[0]).result()
 
     def _make(self, consumed_samples: int, skipped: Ranges) -> RankBatch:
-        ids = samples(consumed_samples, self._global_batch, skipped)
-        located = self._order.find(ids)
-        rows, real = self._rows, self._rows != PADDING
-        # Padding is all EOS: ids that every model knows.
-        windows = np.full((len(rows), self._sequence_length + 1), self._dataset.eos_id, np.int64)
-        for which, source in enumerate(self._order.sources):
-            here = np.flatnonzero(real & (located.source[rows] == which))
+        """By one thread alone: rows and plan are used again."""
+        ids, source, window = self._located(consumed_samples, skipped)
+        self._rows.clear()
+        for which, name in enumerate(self._order.sources):
+            here = np.flatnonzero(source == which)
             if len(here):
-                found = np.empty((len(here), windows.shape[1]), np.int64)
-                self._dataset.read(source, located.window[rows[here]], self._sequence_length, found)
-                windows[here] = found
-        micro = tuple(
-            self._cut(windows[at : at + self._micro_batch], real[at : at + self._micro_batch])
-            for at in range(0, len(rows), self._micro_batch)
-        )
-        sample_ids = np.where(real, ids[rows], PADDING)
+                rows = self._real[here].tolist()
+                self._dataset.fill(name, window[here], self._sequence_length, self._rows, rows)
+        size = self._micro_batch
+        micro = tuple(self._cut(slice(at, at + size)) for at in range(0, len(self._mine), size))
+        sample_ids = np.full(len(self._mine), PADDING, np.int64)
+        sample_ids[self._real] = ids
         return RankBatch(micro, sample_ids, sum(batch.valid_tokens for batch in micro), 0.0)
 
-    def _cut(self, windows: Ints, real: npt.NDArray[np.bool_]) -> Batch:
-        return make_batch(windows, real, eos_id=self._dataset.eos_id, document_mask=self._document_mask)
+    def _cut(self, rows: slice) -> Batch:
+        return make_batch(
+            self._rows.tokens[rows],
+            self._rows.real[rows],
+            eos_id=self._dataset.eos_id,
+            document_mask=self._document_mask,
+        )
+
+    def _located(self, consumed_samples: int, skipped: Ranges) -> tuple[Ints, Ints, Ints]:
+        """Ids, sources and windows of this rank's rows that are no padding."""
+        plan = self._plan
+        step, rest = divmod(consumed_samples - plan.first, self._global_batch) if plan else (0, 0)
+        if plan is None or plan.skipped != skipped or rest or not 0 <= step < len(plan.ids):
+            plan, step = self._planned(consumed_samples, skipped), 0
+            self._plan = plan
+        return plan.ids[step], plan.source[step], plan.window[step]
+
+    def _planned(self, consumed_samples: int, skipped: Ranges) -> _Plan:
+        rows = self._mine[self._real]
+        steps = max(1, min(LOCATED_TOGETHER // max(1, len(rows)), BLOCK // self._global_batch))
+        begins = consumed_samples + self._global_batch * np.arange(steps, dtype=np.int64)
+        ids = numbered(begins[:, None] + rows, skipped)
+        found = self._order.find(ids.reshape(-1))
+        return _Plan(
+            consumed_samples, skipped, ids, found.source.reshape(ids.shape), found.window.reshape(ids.shape)
+        )
 
 
 def sequential_batches(
@@ -212,4 +200,5 @@ def sequential_batches(
         found = np.empty((int(real.sum()), sequence_length + 1), np.int64)
         dataset.read(source, chosen[mine[real]], sequence_length, found)
         windows[real] = found
-        yield make_batch(windows, real, eos_id=dataset.eos_id, document_mask=document_mask)
+        counts = np.where(real, sequence_length + 1, 0)
+        yield make_batch(windows, counts, eos_id=dataset.eos_id, document_mask=document_mask)

@@ -4,8 +4,10 @@ import numpy as np
 import xxhash
 
 from megatrain.config import DataConfig
-from megatrain.data.loader import Loader, RankBatch
+from megatrain.data.batch import RankBatch
+from megatrain.data.loader import Loader
 from megatrain.data.mixture import TokenMixture
+from megatrain.data.training import TrainingSamples
 
 from .conftest import MakeDataset
 
@@ -29,14 +31,16 @@ def test_batches_of_the_plain_settings_never_change(make_dataset: MakeDataset) -
         sources = [{"path": str(folder)}]
         if weights is not None:
             sources = [{"path": str(folder), "name": name, "weight": w} for name, w in weights.items()]
-        data = TokenMixture.open(DataConfig.model_validate({"sources": sources}), "train")
-        order = data.order(LENGTH, seed=1234)
+        config = DataConfig.model_validate({"sources": sources, "sequence_length": LENGTH})
+        data = TokenMixture.open(config, "train")
+        samples = TrainingSamples(data, config)
+        order = samples.order(seed=1234)
         found[f"order {weights}"] = f"{data.fingerprint}-{order.fingerprint}"
         for mask in (True, False):
             batches = []
             for rank in range(2):
                 loader = Loader(
-                    data,
+                    samples,
                     order,
                     global_batch=7,
                     micro_batch=2,

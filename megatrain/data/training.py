@@ -1,0 +1,132 @@
+"""What a run trains on: samples of the mixture, packed or not, and the order that they come in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import xxhash
+
+from megatrain.config import Config, DataConfig, first_samples
+from megatrain.data.batch import PADDING, rows_of_rank
+from megatrain.data.dataset import TokenDataset
+from megatrain.data.loader import Loader
+from megatrain.data.lookahead import Lookahead
+from megatrain.data.mixture import TokenMixture
+from megatrain.data.order import Phase, SampleOrder
+from megatrain.data.packing import PackedDataset
+from megatrain.data.permutation import BlockShuffle
+from megatrain.data.rows import Ints, Rows
+
+
+@dataclass(frozen=True)
+class _Member:
+    reader: TokenDataset | PackedDataset
+    source: str
+
+
+class TrainingSamples:
+    """The samples of all sources: windows, or rows of packed documents."""
+
+    def __init__(self, mixture: TokenMixture, config: DataConfig) -> None:
+        """Raises UserError where data.packing asks for a plan that a dataset has not."""
+        self._config, self._length = config, config.sequence_length
+        self._mixture = mixture
+        self.eos_id, self.dtype = mixture.eos_id, mixture.dtype
+        self._readers: dict[int, TokenDataset | PackedDataset] = {
+            id(dataset): PackedDataset.open(dataset, self._length)
+            if config.packing == "best_fit"
+            else dataset
+            for dataset in mixture.datasets
+        }
+        self._members = {
+            name: _Member(self._readers[id(member.dataset)], member.source)
+            for name, member in mixture.members.items()
+        }
+
+    def order(self, seed: int) -> SampleOrder:
+        """The order that the samples come in. Raises UserError where it is impossible, naming the source."""
+        config = self._config
+        shuffle = None
+        if config.shuffle.kind == "block":
+            shuffle = BlockShuffle(config.shuffle.block, config.shuffle.window)
+        members = self._mixture.members
+        weights = {name: m.weight for name, m in members.items() if m.weight is not None} or None
+        later: list[Phase] = []
+        if config.phases:
+            weights = config.phases[0].weights
+            begins = zip(first_samples(config), config.phases, strict=True)
+            later = [Phase(first, phase.weights) for first, phase in begins][1:]
+        return SampleOrder(self.sizes, weights, seed, later=later, shuffle=shuffle)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of samples of each source."""
+        return {name: m.reader.windows(m.source, self._length) for name, m in self._members.items()}
+
+    @property
+    def remote(self) -> bool:
+        """Whether some shards lie on object storage."""
+        return any(dataset.remote is not None for dataset in self._mixture.datasets)
+
+    @property
+    def packing(self) -> str:
+        """The hash of the plans, for the run's fingerprint; empty without."""
+        plans = [r.plan.fingerprint for r in self._readers.values() if isinstance(r, PackedDataset)]
+        return xxhash.xxh3_64_hexdigest("\n".join(plans).encode()) if plans else ""
+
+    def fill(self, source: str, ids: Ints, sequence_length: int, rows: Rows, which: list[int]) -> None:
+        """See TokenDataset.fill."""
+        member = self._members[source]
+        member.reader.fill(member.source, ids, sequence_length, rows, which)
+
+    def shards_of(self, source: str, ids: Ints, sequence_length: int) -> Ints:
+        """See TokenDataset.shards_of."""
+        member = self._members[source]
+        return member.reader.shards_of(member.source, ids, sequence_length)
+
+    def fetch(self, source: str, shard: int) -> bool:
+        """See TokenDataset.fetch."""
+        return self._members[source].reader.fetch(shard)
+
+    def verify_share(self, share: int, shares: int) -> None:
+        """Re-hash every `shares`-th shard, with its plan. Raises FailedWork naming a damaged one.
+
+        Shards on object storage are hashed whenever they are fetched.
+        """
+        for reader in self._readers.values():
+            dataset = reader if isinstance(reader, TokenDataset) else reader.dataset
+            if dataset.remote is None:
+                mine = range(share, len(dataset.manifest.shards), shares)
+                dataset.verify_shards(mine)
+                if isinstance(reader, PackedDataset):
+                    reader.verify_shards(mine)
+
+
+def open_loader(
+    samples: TrainingSamples, order: SampleOrder, config: Config, *, dp_rank: int, dp_size: int
+) -> Loader:
+    """The loader of one data-parallel rank; for shards on object storage, one that fetches them ahead."""
+    data, train = config.data, config.train
+    rows = rows_of_rank(train.global_batch, train.micro_batch, dp_rank, dp_size)
+    lookahead = None
+    if samples.remote and data.cache.ahead:
+        lookahead = Lookahead(
+            samples,
+            order,
+            rows=rows[rows != PADDING],
+            global_batch=train.global_batch,
+            sequence_length=data.sequence_length,
+            ahead=data.cache.ahead,
+        )
+    return Loader(
+        samples,
+        order,
+        global_batch=train.global_batch,
+        micro_batch=train.micro_batch,
+        dp_rank=dp_rank,
+        dp_size=dp_size,
+        sequence_length=data.sequence_length,
+        document_mask=data.document_mask,
+        prefetch=data.prefetch,
+        lookahead=lookahead,
+    )
