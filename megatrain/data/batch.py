@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 PADDING = -1
+UNHELD = 3  # references to an array that only its tuple, a loop and the question itself hold
 Ints = npt.NDArray[np.int64]
 
 
@@ -29,6 +31,16 @@ class Batch:
     positions: torch.Tensor
     loss_mask: torch.Tensor
     valid_tokens: int
+
+    def split(self, rows: int) -> tuple[Batch, ...]:
+        """So many rows each, in order."""
+        if rows == len(self.tokens):
+            return (self,)
+        mask = self.loss_mask.numpy()
+        valid = (int(np.count_nonzero(mask[at : at + rows])) for at in range(0, len(mask), rows))
+        columns = (self.tokens, self.labels, self.positions, self.loss_mask)
+        parts = (torch.split(column, rows) for column in columns)
+        return tuple(Batch(*part) for part in zip(*parts, valid, strict=True))
 
 
 @dataclass(frozen=True)
@@ -57,44 +69,68 @@ def rows_of_rank(count: int, micro_batch: int, dp_rank: int, dp_size: int) -> In
     return np.where(mine < count, mine, PADDING)
 
 
-def make_batch(tokens: npt.NDArray[Any], real: Ints, *, eos_id: int, document_mask: bool) -> Batch:
+class Memory:
+    """Arrays for batches of one shape, used again once nobody holds the batch.
+
+    To get such memory from the system for each batch anew takes more time than to fill it.
+    """
+
+    def __init__(self, rows: int, width: int) -> None:
+        self._shapes = [((rows, width + 1), np.int64), ((rows, width), np.int64), ((rows, width), np.bool_)]
+        self._made: list[tuple[npt.NDArray[Any], ...]] = []
+
+    def take(self) -> tuple[npt.NDArray[Any], ...]:
+        """Rows [R, S + 1], positions [R, S], mask [R, S]; not initialised."""
+        for arrays in self._made:
+            # A tensor, or a view of one, that lives holds the array that it was made from.
+            if all(sys.getrefcount(array) == UNHELD for array in arrays):
+                return arrays
+        self._made.append(tuple(np.empty(shape, dtype) for shape, dtype in self._shapes))
+        return self._made[-1]
+
+
+def make_batch(
+    tokens: npt.NDArray[Any], real: Ints, *, eos_id: int, document_mask: bool, memory: Memory | None = None
+) -> Batch:
     """Cut rows [B, S + 1] of any integer type into tokens and the labels that follow them.
 
     Of a row the first `real` [B] tokens count; the labels behind them are masked. With `document_mask`,
     positions restart at 0 after each EOS and the label that crosses one is masked.
     """
-    width = tokens.shape[1] - 1
-    whole = torch.from_numpy(tokens.astype(np.int64))
+    count, width = len(tokens), tokens.shape[1] - 1
+    rows, positions, loss_mask = (memory or Memory(count, width)).take()
+    rows[...] = tokens
     if document_mask:
-        is_eos = tokens[:, :-1] == eos_id
-        loss_mask, positions = ~is_eos, torch.from_numpy(_positions(is_eos))
+        np.not_equal(tokens[:, :-1], eos_id, out=loss_mask)
+        _count_positions(loss_mask, positions)
+        steps = torch.from_numpy(positions)
     else:
-        loss_mask = np.ones((len(tokens), width), np.bool_)
-        positions = _steps(width).expand(len(tokens), width)
-    for row in np.flatnonzero(real <= width).tolist():
-        loss_mask[row, max(0, int(real[row]) - 1) :] = False
+        loss_mask.fill(True)
+        steps = _steps(width).expand(count, width)
+    if real.min() <= width:
+        for row in np.flatnonzero(real <= width).tolist():
+            loss_mask[row, max(0, int(real[row]) - 1) :] = False
+    whole = torch.from_numpy(rows)
     return Batch(
         tokens=whole[:, :-1],
         labels=whole[:, 1:],
-        positions=positions,
+        positions=steps,
         loss_mask=torch.from_numpy(loss_mask),
         valid_tokens=int(np.count_nonzero(loss_mask)),
     )
 
 
-def _positions(is_eos: npt.NDArray[np.bool_]) -> Ints:
-    """Counts from 0 in each row [B, S], and again from 0 behind each end of a document."""
-    count, width = is_eos.shape
-    ends = np.flatnonzero(is_eos) + 1
-    begins = np.concatenate([ends[ends % width != 0], np.arange(1, count + 1) * width])
+def _count_positions(goes_on: npt.NDArray[np.bool_], out: Ints) -> None:
+    """Counts from 0 in each row [B, S], and again from 0 behind each place where no document goes on."""
+    count, width = goes_on.shape
+    ends = (~goes_on).ravel().nonzero()[0] + 1
+    begins = np.concatenate([ends[ends % width != 0], np.arange(width, (count + 1) * width, width)])
     begins.sort()
-    positions = np.empty(count * width, np.int64)
     # By memoryviews: for such short runs numpy's own slices take twice the time.
-    out, steps, first = positions.data, _steps(width).numpy().data, 0
+    counts, steps, first = out.reshape(-1).data, _steps(width).numpy().data, 0
     for last in begins.tolist():
-        out[first:last] = steps[: last - first]
+        counts[first:last] = steps[: last - first]
         first = last
-    return positions.reshape(count, width)
 
 
 @lru_cache(8)

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from megatrain.data.cache import CachedFolder
-from megatrain.data.files import Files, LocalFolder, most_open_files
+from megatrain.data.files import File, Files, LocalFolder, most_open_files
 from megatrain.data.manifest import Manifest, ShardInfo, read_manifest
-from megatrain.data.rows import Ints, Pieces, Rows
+from megatrain.data.rows import Ints, Pieces, Reads, Rows
 from megatrain.data.shard import token_dtype_of
 from megatrain.data.tokenizer import Tokenizer, find_tokenizer, read_info
 from megatrain.durable import hash_file
@@ -51,7 +51,7 @@ class TokenDataset:
         self.files = Files(
             remote or LocalFolder(folder), most_open=most_open or most_open_files(), retry_s=retry_s
         )
-        self._names = [shard.name for shard in manifest.shards]
+        self.shard_files = [File(self.files, shard.name) for shard in manifest.shards]
         self._offsets = np.array([shard.values_offset for shard in manifest.shards], np.int64)
         self._tokens = np.array([shard.tokens for shard in manifest.shards], np.int64)
         self._shards: dict[str, Ints] = _by_source(manifest)
@@ -118,31 +118,23 @@ class TokenDataset:
             length=np.full_like(rows, sequence_length + 1),
         )
 
-    def fill(self, source: str, window_ids: Ints, sequence_length: int, rows: Rows, which: list[int]) -> None:
-        """Copy windows [n] of a source into the rows `which` [n]. Raises what `copy` raises."""
-        self.copy(self.locate(source, window_ids, sequence_length), rows, which)
+    def reads(self, source: str, window_ids: Ints, sequence_length: int) -> Reads:
+        """What must be read for windows [n] of a source into rows 0 .. n - 1."""
+        return self.reads_of(self.locate(source, window_ids, sequence_length))
 
-    def copy(self, pieces: Pieces, rows: Rows, which: list[int]) -> None:
-        """Copy pieces into rows; their row r stands for the row which[r].
-
-        Raises FailedWork naming the shard that has become shorter than the manifest says or cannot be read.
-        """
-        size, names, views, read_into = self.dtype.itemsize, self._names, rows.views, self.files.read_into
+    def reads_of(self, pieces: Pieces) -> Reads:
+        """Pieces as bytes of `shard_files`."""
+        size = self.dtype.itemsize
         offset = self._offsets[pieces.shard] + pieces.start * size
-        first, last = pieces.at * size, (pieces.at + pieces.length) * size
-        table = (pieces.row, pieces.shard, offset, first, last)
-        for row, shard, at, begin, end in zip(*(column.tolist() for column in table), strict=True):
-            read_into(names[shard], at, views[which[row]][begin:end])
-        chosen = np.array(which, np.int64)[pieces.row]
-        np.maximum.at(rows.real, chosen, pieces.at + pieces.length)
+        return Reads(pieces.row, pieces.shard, offset, pieces.at * size, (pieces.at + pieces.length) * size)
 
     def read(self, source: str, window_ids: Ints, sequence_length: int, out: npt.NDArray[Any]) -> None:
         """Copy windows of a source into `out` [n, sequence_length + 1], an integer array.
 
-        Raises what `copy` raises.
+        Raises what Rows.fill raises.
         """
         rows = Rows(len(window_ids), sequence_length + 1, self.dtype, self.eos_id)
-        self.fill(source, window_ids, sequence_length, rows, list(range(len(window_ids))))
+        rows.fill(self.reads(source, window_ids, sequence_length), self.shard_files)
         out[...] = rows.tokens
 
     def shards(self, source: str) -> Ints:
@@ -159,7 +151,7 @@ class TokenDataset:
 
     def fetch(self, shard: int) -> bool:
         """Bring a shard near; gives whether it had to be fetched. Raises OSError, FailedWork."""
-        return self.remote is not None and self.remote.fetch(self._names[shard])
+        return self.remote is not None and self.remote.fetch(self.shard_files[shard].name)
 
     def verify(self) -> None:
         """Hash every shard. Raises FailedWork naming the first that is damaged."""
@@ -182,7 +174,7 @@ class TokenDataset:
 
     def close(self) -> None:
         """Close the open files; a read after it opens them again."""
-        self.files.close()
+        self.files.close_all()
 
     def _count_ends(self, source: str, sequence_length: int) -> Ints:
         return np.cumsum(np.maximum(0, (self._tokens[self.shards(source)] - 1) // sequence_length))

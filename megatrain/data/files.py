@@ -49,85 +49,98 @@ class LocalFolder:
         return (self._root / name).open("rb", buffering=0)
 
 
+class File:
+    """One file, open from its first read on until others need its place. Safe for use by several threads."""
+
+    __slots__ = ("_files", "name", "stream")
+
+    def __init__(self, files: Files, name: str) -> None:
+        self._files, self.name = files, name
+        self.stream: BinaryIO | None = None
+        """Who reads it holds it until it is done: another thread may close the file here meanwhile."""
+
+    def read_into(self, offset: int, out: memoryview) -> None:
+        """Fill `out` with the bytes at `offset`.
+
+        Raises FailedWork naming the file where it ends before, is gone, or could not be read for `retry_s`.
+        """
+        where, patience_s = f"{self._files.folder}/{self.name}", self._files.retry_s
+        ends, wait_s = time.monotonic() + patience_s, FIRST_WAIT_S
+        while True:
+            try:
+                return self._read_once(offset, out)
+            except (FileNotFoundError, PermissionError) as error:
+                raise FailedWork(f"{where}: cannot be read: {error.strerror}; restore it") from None
+            except OSError as error:
+                reason = error.strerror or str(error)
+                if time.monotonic() + wait_s > ends:
+                    told = f"{where}: cannot be read: {reason} (tried for {patience_s:g} s)"
+                    raise FailedWork(told) from None
+                logger.warning("%s: %s; again in %.1f s", where, reason, wait_s)
+            self._files.close(self)  # after ESTALE only opening it again helps
+            time.sleep(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    def _read_once(self, offset: int, out: memoryview) -> None:
+        stream, done = self.stream or self._files.open(self), 0
+        while done < len(out):
+            count = os.preadv(stream.fileno(), [out[done:]], offset + done)
+            if count == 0:
+                raise FailedWork(
+                    f"{self._files.folder}/{self.name}: shard cut short while in use: it ends at byte "
+                    f"{offset + done:,}; restore it, or prepare the dataset again"
+                )
+            done += count
+
+
 class Files:
-    """Reads at any place of a folder's files. Safe for use by several threads."""
+    """The files of a folder, of which a bounded number is open."""
 
     def __init__(self, folder: Folder, *, most_open: int, retry_s: float) -> None:
         """A read that fails is tried again for `retry_s`."""
         self.folder = folder
         self.most_open, self.retry_s = most_open, retry_s
-        self._open: dict[str, BinaryIO] = {}
+        self._open: dict[File, None] = {}
         self._lock = threading.Lock()
 
-    def read_into(self, name: str, offset: int, out: memoryview) -> None:
-        """Fill `out` with the bytes at `offset`.
-
-        Raises FailedWork naming the file where it ends before, is gone, or could not be read for `retry_s`.
-        """
-        # Held by name until the read is over: the table of open files may let go of it meanwhile.
-        file = self._open.get(name)
-        if file is not None:
-            try:
-                if os.preadv(file.fileno(), [out], offset) == len(out):
-                    return
-            except OSError:
-                pass
-        self._read_patiently(name, offset, out)
-
-    def close(self) -> None:
-        """Close all files; a read after it opens them again."""
-        with self._lock:
-            self._open.clear()
-
-    def _read_patiently(self, name: str, offset: int, out: memoryview) -> None:
-        ends, wait_s = time.monotonic() + self.retry_s, FIRST_WAIT_S
-        while True:
-            try:
-                self._read_anew(name, offset, out)
-                return
-            except (FileNotFoundError, PermissionError) as error:
-                raise FailedWork(
-                    f"{self.folder}/{name}: cannot be read: {error.strerror}; restore it"
-                ) from None
-            except OSError as error:
-                reason = error.strerror or str(error)
-                if time.monotonic() + wait_s > ends:
-                    raise FailedWork(
-                        f"{self.folder}/{name}: cannot be read: {reason} (tried for {self.retry_s:g} s)"
-                    ) from None
-                logger.warning("%s/%s: %s; again in %.1f s", self.folder, name, reason, wait_s)
-            with self._lock:
-                self._open.pop(name, None)  # after ESTALE only opening it again helps
-            time.sleep(wait_s)
-            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
-
-    def _read_anew(self, name: str, offset: int, out: memoryview) -> None:
-        file, done = self._get(name), 0
-        while done < len(out):
-            count = os.preadv(file.fileno(), [out[done:]], offset + done)
-            if count == 0:
-                raise FailedWork(
-                    f"{self.folder}/{name}: shard cut short while in use: it ends at byte {offset + done:,}; "
-                    "restore it, or prepare the dataset again"
-                )
-            done += count
-
-    def _get(self, name: str) -> BinaryIO:
-        file = self._open.get(name)
-        if file is not None:
-            return file
-        opened = self.folder.open(name)
+    def open(self, file: File) -> BinaryIO:
+        """Open a file in the place of the one that was opened first. Raises what Folder.open raises."""
+        stream = self.folder.open(file.name)
         with self._lock:
             if self.folder.forgets:
-                held = self._open.items()
-                self._open = {name: file for name, file in held if os.fstat(file.fileno()).st_nlink}
-            file = self._open.setdefault(name, opened)
-            # Who was opened first goes first; a thread that still reads it holds it open.
+                for other in [other for other in self._open if _is_removed(other)]:
+                    self._let_go(other)
+            if file.stream is None:
+                file.stream = stream
+                self._open[file] = None
             while len(self._open) > self.most_open:
-                del self._open[next(iter(self._open))]
-        if file is not opened:
-            opened.close()
-        return file
+                self._let_go(next(iter(self._open)))
+        return stream
+
+    def close(self, file: File) -> None:
+        """Close a file; a read after it opens it again."""
+        with self._lock:
+            self._let_go(file)
+
+    def close_all(self) -> None:
+        """Close all files."""
+        with self._lock:
+            for file in list(self._open):
+                self._let_go(file)
+
+    @property
+    def open_count(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
+    def _let_go(self, file: File) -> None:
+        # Not closed: a thread that still reads it holds it open.
+        file.stream = None
+        self._open.pop(file, None)
+
+
+def _is_removed(file: File) -> bool:
+    return file.stream is not None and os.fstat(file.stream.fileno()).st_nlink == 0
 
 
 def most_open_files(folders: int = 1) -> int:

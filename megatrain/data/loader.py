@@ -5,23 +5,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from megatrain.data.batch import PADDING, Batch, RankBatch, make_batch, rows_of_rank
+from megatrain.data.batch import PADDING, Batch, Memory, RankBatch, make_batch, rows_of_rank
+from megatrain.data.files import File
 from megatrain.data.lookahead import Lookahead
 from megatrain.data.order import BLOCK, SampleOrder
-from megatrain.data.rows import Ints, Rows
+from megatrain.data.rows import Ints, Reads, Rows
 from megatrain.data.skipped import Ranges, numbered
 from megatrain.errors import require
 
-LOCATED_TOGETHER = 2048  # rows: what the order costs at each call is then spread over many
+LOCATED_TOGETHER = 4096  # rows: what the order costs at each call is then spread over many
 
 
 class Windows(Protocol):
@@ -42,18 +43,22 @@ class Samples(Protocol):
     def eos_id(self) -> int: ...
     @property
     def dtype(self) -> np.dtype[Any]: ...
-    def fill(self, source: str, ids: Ints, sequence_length: int, rows: Rows, which: list[int], /) -> None: ...
+    @property
+    def shard_files(self) -> Sequence[File]: ...
+    def reads(self, source: str, ids: Ints, sequence_length: int, /) -> Reads: ...
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Where the rows of K global batches from sample position `first` on lie: ids, source, window [K, R]."""
+    """What to read for K global batches from sample position `first` on: ids of the rows [K, R], how many
+    tokens of each are real [K, R], and the reads, of which those of batch k end at `ends[k]`."""
 
     first: int
     skipped: Ranges
     ids: Ints
-    source: Ints
-    window: Ints
+    real: Ints
+    reads: Reads
+    ends: Ints
 
 
 class Loader:
@@ -76,12 +81,12 @@ class Loader:
         """`prefetch` is how many global batches are made ahead; 0 means none, and no thread. The loader
         closes the `lookahead`."""
         assert global_batch > 0 and micro_batch > 0 and 0 <= dp_rank < dp_size and prefetch >= 0
-        self._dataset, self._order = dataset, order
+        self._dataset, self._order, self._files = dataset, order, dataset.shard_files
         self._global_batch, self._micro_batch = global_batch, micro_batch
         self._sequence_length, self._document_mask = sequence_length, document_mask
         self._mine = rows_of_rank(global_batch, micro_batch, dp_rank, dp_size)
-        self._real = np.flatnonzero(self._mine != PADDING)
         self._rows = Rows(len(self._mine), sequence_length + 1, dataset.dtype, dataset.eos_id)
+        self._memory = Memory(len(self._mine), sequence_length)
         self._plan: _Plan | None = None
         self._prefetch, self._lookahead = prefetch, lookahead
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader") if prefetch else None
@@ -127,45 +132,42 @@ class Loader:
 
     def _make(self, consumed_samples: int, skipped: Ranges) -> RankBatch:
         """By one thread alone: rows and plan are used again."""
-        ids, source, window = self._located(consumed_samples, skipped)
-        self._rows.clear()
-        for which, name in enumerate(self._order.sources):
-            here = np.flatnonzero(source == which)
-            if len(here):
-                rows = self._real[here].tolist()
-                self._dataset.fill(name, window[here], self._sequence_length, self._rows, rows)
-        size = self._micro_batch
-        micro = tuple(self._cut(slice(at, at + size)) for at in range(0, len(self._mine), size))
-        sample_ids = np.full(len(self._mine), PADDING, np.int64)
-        sample_ids[self._real] = ids
-        return RankBatch(micro, sample_ids, sum(batch.valid_tokens for batch in micro), 0.0)
-
-    def _cut(self, rows: slice) -> Batch:
-        return make_batch(
-            self._rows.tokens[rows],
-            self._rows.real[rows],
-            eos_id=self._dataset.eos_id,
-            document_mask=self._document_mask,
-        )
-
-    def _located(self, consumed_samples: int, skipped: Ranges) -> tuple[Ints, Ints, Ints]:
-        """Ids, sources and windows of this rank's rows that are no padding."""
         plan = self._plan
         step, rest = divmod(consumed_samples - plan.first, self._global_batch) if plan else (0, 0)
         if plan is None or plan.skipped != skipped or rest or not 0 <= step < len(plan.ids):
             plan, step = self._planned(consumed_samples, skipped), 0
             self._plan = plan
-        return plan.ids[step], plan.source[step], plan.window[step]
+        reads = plan.reads[slice(plan.ends[step - 1] if step else 0, plan.ends[step])]
+        self._rows.fill(reads, self._files)
+        whole = make_batch(
+            self._rows.tokens,
+            plan.real[step],
+            eos_id=self._dataset.eos_id,
+            document_mask=self._document_mask,
+            memory=self._memory,
+        )
+        return RankBatch(whole.split(self._micro_batch), plan.ids[step], whole.valid_tokens, 0.0)
 
     def _planned(self, consumed_samples: int, skipped: Ranges) -> _Plan:
-        rows = self._mine[self._real]
-        steps = max(1, min(LOCATED_TOGETHER // max(1, len(rows)), BLOCK // self._global_batch))
+        """Many rows at a time, for the order costs the same for one as for a thousand."""
+        own = np.flatnonzero(self._mine != PADDING)
+        steps = max(1, min(LOCATED_TOGETHER // max(1, len(own)), BLOCK // self._global_batch))
         begins = consumed_samples + self._global_batch * np.arange(steps, dtype=np.int64)
-        ids = numbered(begins[:, None] + rows, skipped)
-        found = self._order.find(ids.reshape(-1))
-        return _Plan(
-            consumed_samples, skipped, ids, found.source.reshape(ids.shape), found.window.reshape(ids.shape)
-        )
+        ids = np.full((steps, len(self._mine)), PADDING, np.int64)
+        ids[:, own] = numbered(begins[:, None] + self._mine[own], skipped)
+        found = self._order.find(ids[:, own].reshape(-1))
+        parts = []
+        for which, source in enumerate(self._order.sources):
+            here = np.flatnonzero(found.source == which)
+            reads = self._dataset.reads(source, found.window[here], self._sequence_length)
+            parts.append(replace(reads, row=here[reads.row]))
+        reads = Reads.joined(parts)
+        real = np.zeros(ids.shape, np.int64)
+        step, column = np.divmod(reads.row, max(1, len(own)))
+        reads = replace(reads, row=own[column])[np.argsort(step, kind="stable")]
+        np.maximum.at(real, (step, own[column]), reads.last // self._dataset.dtype.itemsize)
+        ends = np.searchsorted(np.sort(step), np.arange(steps), side="right")
+        return _Plan(consumed_samples, skipped, ids, real, reads, ends)
 
 
 def sequential_batches(

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import xxhash
 
 from megatrain.data.dataset import TokenDataset
-from megatrain.data.files import Files
+from megatrain.data.files import File, Files
 from megatrain.data.manifest import FORMAT_VERSION, MANIFEST, check_version
-from megatrain.data.rows import Ints, Pieces, Rows
+from megatrain.data.rows import Ints, Pieces, Reads
 from megatrain.durable import hash_file
 from megatrain.errors import FailedWork, UserError, require
 
@@ -101,8 +101,8 @@ class PackedDataset:
             + _command(where, length),
         )
         self.dataset, self.plan = dataset, plan
-        self._files = Files(where, most_open=dataset.files.most_open, retry_s=dataset.files.retry_s)
-        self._names = [f"{plan_folder(length)}/{one.name}" for one in plan.shards]
+        files = Files(where, most_open=dataset.files.most_open, retry_s=dataset.files.retry_s)
+        self._plans = [File(files, f"{plan_folder(length)}/{one.name}") for one in plan.shards]
         self._bounds = np.array([one.bounds_offset for one in plan.shards], np.int64)
         self._pieces = np.array([one.pieces_offset for one in plan.shards], np.int64)
         rows = np.array([one.rows for one in plan.shards], np.int64)
@@ -130,10 +130,10 @@ class PackedDataset:
         assert sequence_length == self.plan.sequence_length
         return int(self._ends[source][-1])
 
-    def fill(self, source: str, ids: Ints, sequence_length: int, rows: Rows, which: list[int]) -> None:
-        """Copy rows [n] of a source into the rows `which` [n]. Raises what TokenDataset.copy raises."""
+    def reads(self, source: str, ids: Ints, sequence_length: int) -> Reads:
+        """What must be read for rows [n] of a source into rows 0 .. n - 1. Raises what `locate` raises."""
         assert sequence_length == self.plan.sequence_length
-        self.dataset.copy(self.locate(source, ids), rows, which)
+        return self.dataset.reads_of(self.locate(source, ids))
 
     def locate(self, source: str, ids: Ints) -> Pieces:
         """The pieces of rows [n] of a source. Raises FailedWork where the plan is damaged."""
@@ -167,13 +167,13 @@ class PackedDataset:
     def fetch(self, shard: int) -> bool:
         """Bring a shard and its plan near; gives whether one had to be fetched."""
         remote = self.dataset.remote
-        fetched = remote is not None and remote.fetch(self._names[shard])
+        fetched = remote is not None and remote.fetch(self._plans[shard].name)
         return self.dataset.fetch(shard) or fetched
 
     def verify_shards(self, indices: Iterable[int]) -> None:
         """Hash the plans of these shards, by number. Raises FailedWork naming one that is damaged."""
         for index in indices:
-            path = self.dataset.folder / self._names[index]
+            path = self.dataset.folder / self._plans[index].name
             try:
                 sound = hash_file(path) == self.plan.shards[index].hash
             except OSError as error:
@@ -192,12 +192,12 @@ class PackedDataset:
         """So many bytes of each plan, one after the other."""
         memory, at = out.data.cast("B"), 0
         for number, begin, size in zip(shard.tolist(), offset.tolist(), sizes.tolist(), strict=True):
-            self._files.read_into(self._names[number], begin, memory[at : at + size])
+            self._plans[number].read_into(begin, memory[at : at + size])
             at += size
 
     def _damaged(self, shards: Ints) -> FailedWork:
         where, length = self.dataset.files.folder, self.plan.sequence_length
-        name = self._names[int(shards[0])]
+        name = self._plans[int(shards[0])].name
         return FailedWork(f"{where}/{name}: the plan is damaged; make it again: {_command(where, length)}")
 
 

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import xxhash
 
 from megatrain.config import Config, DataConfig, first_samples
 from megatrain.data.batch import PADDING, rows_of_rank
 from megatrain.data.dataset import TokenDataset
+from megatrain.data.files import File
 from megatrain.data.loader import Loader
 from megatrain.data.lookahead import Lookahead
 from megatrain.data.mixture import TokenMixture
 from megatrain.data.order import Phase, SampleOrder
 from megatrain.data.packing import PackedDataset
 from megatrain.data.permutation import BlockShuffle
-from megatrain.data.rows import Ints, Rows
+from megatrain.data.rows import Ints, Reads
 
 
 @dataclass(frozen=True)
 class _Member:
     reader: TokenDataset | PackedDataset
     source: str
+    first_file: int
 
 
 class TrainingSamples:
@@ -38,8 +40,13 @@ class TrainingSamples:
             else dataset
             for dataset in mixture.datasets
         }
+        self.shard_files: list[File] = []
+        first_files = {}
+        for dataset in mixture.datasets:
+            first_files[id(dataset)] = len(self.shard_files)
+            self.shard_files += dataset.shard_files
         self._members = {
-            name: _Member(self._readers[id(member.dataset)], member.source)
+            name: _Member(self._readers[id(member.dataset)], member.source, first_files[id(member.dataset)])
             for name, member in mixture.members.items()
         }
 
@@ -74,10 +81,11 @@ class TrainingSamples:
         plans = [r.plan.fingerprint for r in self._readers.values() if isinstance(r, PackedDataset)]
         return xxhash.xxh3_64_hexdigest("\n".join(plans).encode()) if plans else ""
 
-    def fill(self, source: str, ids: Ints, sequence_length: int, rows: Rows, which: list[int]) -> None:
-        """See TokenDataset.fill."""
+    def reads(self, source: str, ids: Ints, sequence_length: int) -> Reads:
+        """See TokenDataset.reads."""
         member = self._members[source]
-        member.reader.fill(member.source, ids, sequence_length, rows, which)
+        reads = member.reader.reads(member.source, ids, sequence_length)
+        return replace(reads, file=reads.file + member.first_file)
 
     def shards_of(self, source: str, ids: Ints, sequence_length: int) -> Ints:
         """See TokenDataset.shards_of."""

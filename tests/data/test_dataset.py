@@ -71,7 +71,7 @@ def test_many_threads_and_few_files(make_dataset: MakeDataset) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not wrong and len(dataset.files._open) == 2
+    assert not wrong and dataset.files.open_count == 2
 
 
 def test_the_fingerprint_is_of_the_token_stream_alone(make_dataset: MakeDataset) -> None:
