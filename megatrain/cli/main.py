@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 import megatrain
-from megatrain.cli import checkpoints, commands
+from megatrain.cli import checkpoints, commands, training_data
 from megatrain.errors import FailedWork, UserError
 
 Run = Callable[[argparse.Namespace], int]
@@ -125,6 +125,30 @@ def _data_commands(verbs: Verbs) -> None:
     ):
         parser = _command(kinds, name, run, help_, f"data {name} data/quickstart")
         parser.add_argument("folder", type=Path, metavar="FOLDER")
+    _training_data_commands(kinds)
+
+
+def _training_data_commands(kinds: Verbs) -> None:
+    samples = _command(
+        kinds,
+        "samples",
+        training_data.samples,
+        "The samples of one step's global batch: source, epoch, window, and where in the shards it lies.",
+        "data samples configs/quickstart.yaml --step 120",
+    )
+    samples.add_argument("where", type=Path, metavar="RUN", help="the folder of a run, or a config")
+    samples.add_argument("overrides", nargs="*", default=[], metavar="section.key=value")
+    samples.add_argument("--step", type=int, required=True, help="counted from 1")
+    pack = _command(
+        kinds,
+        "pack",
+        training_data.pack,
+        "Plan rows of whole documents, for data.packing=best_fit; the plan lies beside the shards.",
+        "data pack data/quickstart --sequence-length 1024",
+    )
+    pack.add_argument("folder", type=Path, metavar="FOLDER", help="a dataset, whose train split is meant")
+    pack.add_argument("--sequence-length", type=int, required=True, help="data.sequence_length of the run")
+    pack.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
 
 
 def _run_commands(verbs: Verbs) -> None:

@@ -132,11 +132,11 @@ class PackedDataset:
 
     def reads(self, source: str, ids: Ints, sequence_length: int) -> Reads:
         """What must be read for rows [n] of a source into rows 0 .. n - 1. Raises what `locate` raises."""
-        assert sequence_length == self.plan.sequence_length
-        return self.dataset.reads_of(self.locate(source, ids))
+        return self.dataset.reads_of(self.locate(source, ids, sequence_length))
 
-    def locate(self, source: str, ids: Ints) -> Pieces:
+    def locate(self, source: str, ids: Ints, sequence_length: int) -> Pieces:
         """The pieces of rows [n] of a source. Raises FailedWork where the plan is damaged."""
+        assert sequence_length == self.plan.sequence_length
         shard, local = self._places(source, ids)
         bounds = np.empty((len(ids), 2), np.int32)
         self._read(

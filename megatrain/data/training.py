@@ -16,7 +16,7 @@ from megatrain.data.mixture import TokenMixture
 from megatrain.data.order import Phase, SampleOrder
 from megatrain.data.packing import PackedDataset
 from megatrain.data.permutation import BlockShuffle
-from megatrain.data.rows import Ints, Reads
+from megatrain.data.rows import Ints, Pieces, Reads
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,18 @@ class TrainingSamples:
         """Whether some shards lie on object storage."""
         return any(dataset.remote is not None for dataset in self._mixture.datasets)
 
-    @property
-    def packing(self) -> str:
-        """The hash of the plans, for the run's fingerprint; empty without."""
+    def fingerprint(self, order: SampleOrder) -> str:
+        """Of all that decides which tokens a run sees when, in four parts: shards, order, length, documents."""
+        documents = "mask" if self._config.document_mask else "concat"
         plans = [r.plan.fingerprint for r in self._readers.values() if isinstance(r, PackedDataset)]
-        return xxhash.xxh3_64_hexdigest("\n".join(plans).encode()) if plans else ""
+        if plans:
+            documents += f"/{xxhash.xxh3_64_hexdigest(' '.join(plans).encode())}"
+        return f"{self._mixture.fingerprint}-{order.fingerprint}-{self._length}-{documents}"
+
+    def locate(self, source: str, ids: Ints) -> tuple[TokenDataset, Pieces]:
+        """Where samples of a source lie, and in which dataset."""
+        member, dataset = self._members[source], self._mixture.members[source].dataset
+        return dataset, member.reader.locate(member.source, ids, self._length)
 
     def reads(self, source: str, ids: Ints, sequence_length: int) -> Reads:
         """See TokenDataset.reads."""

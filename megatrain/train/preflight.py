@@ -68,10 +68,7 @@ def prepare_run(config: Config, world: int, rank: int = 0) -> Prepared:
     )
     samples = TrainingSamples(train, config.data)
     order = samples.order(config.run.seed)
-    documents = "mask" if config.data.document_mask else "concat"
-    if samples.packing:
-        documents += f"/packed {samples.packing}"
-    fingerprint = f"{train.fingerprint}-{order.fingerprint}-{config.data.sequence_length}-{documents}"
+    fingerprint = samples.fingerprint(order)
     layout = {
         "world": world,
         "tensor": config.parallel.tensor,
