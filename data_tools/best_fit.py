@@ -27,6 +27,8 @@ def best_fit(lengths: Ints, row: int) -> tuple[Ints, int]:
     one length are placed together, which gives the same rows: what a row takes of them, it takes in a row.
     """
     rows = np.empty(len(lengths), np.int64)
+    if not len(lengths):
+        return rows, 0
     order = np.argsort(-lengths, kind="stable")
     sizes, begins = np.unique(-lengths[order], return_index=True)
     with_room = _Rooms(row)

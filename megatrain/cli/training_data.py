@@ -1,4 +1,4 @@
-"""`megatrain data samples` and `megatrain data pack`: what a run reads, and rows of whole documents for it."""
+"""`megatrain data samples` and `megatrain data pack`: what a run reads, and how its rows are packed."""
 
 from __future__ import annotations
 

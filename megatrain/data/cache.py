@@ -19,7 +19,7 @@ from megatrain.errors import FailedWork
 from megatrain.remote import RemoteFolder
 
 RANGE_BYTES = 1 << 25  # asked for at a time
-ABANDONED_S = 3600.0
+FULL_WAIT_S = 0.1
 _STRIPES = 64
 _LOCKS = ".locks"
 _PARTIAL = ".partial"
@@ -56,14 +56,20 @@ class Cache:
         """
         if _is_there(path, known):
             return False
-        with self._locked(f"{xxhash.xxh3_64_intdigest(str(path).encode()) % _STRIPES:02d}"):
+        if known.bytes > self.limit_bytes:
+            raise FailedWork(
+                f"{self.root}: {name} of {known.bytes:,} bytes is larger than the cache of "
+                f"{self.limit_bytes:,} bytes; raise data.cache.gib"
+            )
+        with self._locked(_stripe(path)):
             if _is_there(path, known):  # another rank was faster
                 return False
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(path.name + _PARTIAL)
             try:
                 with partial.open("wb") as file:
-                    self._reserve(file, known.bytes)
+                    while not self._reserve(file, known.bytes):
+                        time.sleep(FULL_WAIT_S)
                     _download(remote, name, known, file)
                     file.flush()
                     os.fsync(file.fileno())
@@ -78,25 +84,30 @@ class Cache:
                 raise
         return True
 
-    def _reserve(self, file: BinaryIO, size: int) -> None:
-        """Make room, and take it: what is being fetched counts in full."""
+    def _reserve(self, file: BinaryIO, size: int) -> bool:
+        """Make room, and take it: what is being fetched counts in full. False where all is being fetched."""
         with self._locked("room"):
             held = self._held()
             taken = sum(entry.st_size for _, entry in held)
-            for path, entry in sorted(held, key=lambda one: one[1].st_mtime):
+            for path, entry in sorted(held, key=lambda one: (one[0].suffix != _PARTIAL, one[1].st_mtime)):
                 if taken + size <= self.limit_bytes:
                     break
-                if path.name.endswith(_PARTIAL) and time.time() - entry.st_mtime < ABANDONED_S:
-                    continue  # another rank fetches it
-                path.unlink(missing_ok=True)
-                taken -= entry.st_size
-                logger.info("%s makes room", path)
-            if taken + size > self.limit_bytes:
-                raise FailedWork(
-                    f"{self.root}: a shard of {size:,} bytes finds no room in a cache of "
-                    f"{self.limit_bytes:,} bytes; raise data.cache.gib"
-                )
-            file.truncate(size)
+                if self._removed(path):
+                    taken -= entry.st_size
+            if taken + size <= self.limit_bytes:
+                file.truncate(size)
+                return True
+            return False
+
+    def _removed(self, path: Path) -> bool:
+        """Remove a copy, or what a killed process left of one; not what another rank is fetching."""
+        if path.suffix != _PARTIAL:
+            path.unlink(missing_ok=True)
+            return True
+        with suppress(BlockingIOError), self._locked(_stripe(path.with_suffix("")), fcntl.LOCK_NB):
+            path.unlink(missing_ok=True)
+            return True
+        return False
 
     def _held(self) -> list[tuple[Path, os.stat_result]]:
         found = []
@@ -107,12 +118,12 @@ class Cache:
         return found
 
     @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
+    def _locked(self, name: str, how: int = 0) -> Iterator[None]:
         folder = self.root / _LOCKS
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | how)
             yield
         finally:
             os.close(descriptor)
@@ -150,6 +161,11 @@ class CachedFolder:
             self.fetch(name)
             with suppress(FileNotFoundError):  # another rank needed the room at this very moment
                 return (self._root / name).open("rb", buffering=0)
+
+
+def _stripe(path: Path) -> str:
+    """The name of the lock of a file; a few files share one."""
+    return f"{xxhash.xxh3_64_intdigest(str(path).encode()) % _STRIPES:02d}"
 
 
 def _is_there(path: Path, known: Known) -> bool:

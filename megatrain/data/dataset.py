@@ -97,13 +97,21 @@ class TokenDataset:
         """The number of tokens of each of these shards."""
         return self._tokens[shards]
 
+    def bytes_of(self, shards: Ints) -> Ints:
+        """The size of each of these shards' files."""
+        return np.array([self.manifest.shards[shard].bytes for shard in shards.tolist()], np.int64)
+
     def windows(self, source: str, sequence_length: int) -> int:
         """The number of windows of a source."""
-        return int(self._ends(source, sequence_length)[-1])
+        return int(self.ends(source, sequence_length)[-1])
+
+    def ends(self, source: str, sequence_length: int) -> Ints:
+        """How many windows of a source its shards hold up to each of them, that one included."""
+        return self._ends(source, sequence_length)
 
     def locate(self, source: str, window_ids: Ints, sequence_length: int) -> Pieces:
         """Where windows [n] of a source lie; each is one piece, and the whole of row 0 .. n - 1."""
-        ends = self._ends(source, sequence_length)
+        ends = self.ends(source, sequence_length)
         if len(window_ids) and not 0 <= window_ids.min() <= window_ids.max() < ends[-1]:
             wrong = window_ids[(window_ids < 0) | (window_ids >= ends[-1])][0]
             raise IndexError(f"window {wrong} of {ends[-1]} of source {source}")

@@ -105,7 +105,7 @@ class Loader:
         """
         began = time.monotonic()
         if self._lookahead is not None:
-            self._lookahead.reached(consumed_samples, skipped)
+            self._lookahead.reached(consumed_samples + (self._prefetch + 1) * self._global_batch, skipped)
         if self._thread is None:
             made = self._make(consumed_samples, skipped)
         else:
@@ -162,11 +162,12 @@ class Loader:
             reads = self._dataset.reads(source, found.window[here], self._sequence_length)
             parts.append(replace(reads, row=here[reads.row]))
         reads = Reads.joined(parts)
-        real = np.zeros(ids.shape, np.int64)
         step, column = np.divmod(reads.row, max(1, len(own)))
-        reads = replace(reads, row=own[column])[np.argsort(step, kind="stable")]
-        np.maximum.at(real, (step, own[column]), reads.last // self._dataset.dtype.itemsize)
-        ends = np.searchsorted(np.sort(step), np.arange(steps), side="right")
+        reads = replace(reads, row=own[column])
+        real = np.zeros(ids.shape, np.int64)
+        np.maximum.at(real, (step, reads.row), reads.last // self._dataset.dtype.itemsize)
+        by_step = np.argsort(step, kind="stable")
+        reads, ends = reads[by_step], np.searchsorted(step[by_step], np.arange(steps), side="right")
         return _Plan(consumed_samples, skipped, ids, real, reads, ends)
 
 

@@ -32,7 +32,7 @@ class Fetched(Protocol):
 
 
 class Lookahead:
-    """Fetches the next `ahead` shards of a rank's own samples, in a thread, from where training is."""
+    """Fetches the next `ahead` shards of a rank's own samples, in a thread, from where the batches are."""
 
     def __init__(
         self,
@@ -55,10 +55,10 @@ class Lookahead:
         self._thread = threading.Thread(target=self._run, name="lookahead", daemon=True)
         self._thread.start()
 
-    def reached(self, consumed_samples: int, skipped: Ranges) -> None:
-        """Where training is."""
+    def reached(self, number: int, skipped: Ranges) -> None:
+        """Up to which sample, of those that are not skipped, the batches are made by now."""
         with self._moved:
-            self._place = (consumed_samples, skipped)
+            self._place = (number, skipped)
             self._moved.notify()
 
     def close(self) -> None:
@@ -75,26 +75,34 @@ class Lookahead:
         at = 0
         while True:
             with self._moved:
-                while not self._closed and (self._place is None or self._full(unused, at)):
+                while not self._closed and not self._has_work(begun, unused, at):
                     self._moved.wait()
                 if self._closed:
                     return
                 assert self._place is not None
                 place = self._place
-            if begun is None or place[1] != begun[1] or not begun[0] <= place[0] <= at + self._farthest:
+            if begun is None or self._jumped(begun, at):
                 begun, at, upcoming = place, place[0], self._upcoming(*place)
                 unused.clear()
             at, source, shard = next(upcoming)
             if at >= place[0] and self._fetch(source, shard):
                 unused.append(at)
 
-    def _full(self, unused: deque[int], at: int) -> bool:
-        """Whether enough was done for now."""
-        assert self._place is not None
-        consumed = self._place[0]
-        while unused and unused[0] < consumed:
+    def _has_work(self, begun: tuple[int, Ranges] | None, unused: deque[int], at: int) -> bool:
+        if self._place is None:
+            return False
+        if begun is None or self._jumped(begun, at):
+            return True
+        reached = self._place[0]
+        while unused and unused[0] < reached:
             unused.popleft()
-        return len(unused) >= self._ahead or at > consumed + self._farthest
+        return len(unused) < self._ahead and at <= reached + self._farthest
+
+    def _jumped(self, begun: tuple[int, Ranges], at: int) -> bool:
+        """Whether training is not where it would be if it had gone on from where the thread began."""
+        assert self._place is not None
+        number, skipped = self._place
+        return skipped != begun[1] or not begun[0] <= number <= at + self._farthest
 
     def _fetch(self, source: str, shard: int) -> bool:
         try:
@@ -103,12 +111,12 @@ class Lookahead:
             logger.warning("shard %d of source %s cannot be fetched ahead: %s", shard, source, error)
             return False
 
-    def _upcoming(self, consumed_samples: int, skipped: Ranges) -> Iterator[tuple[int, str, int]]:
+    def _upcoming(self, number: int, skipped: Ranges) -> Iterator[tuple[int, str, int]]:
         """The shards of the samples from here on, each once in a chunk: when first needed, source, number."""
         steps = max(1, min(CHUNK // max(1, len(self._rows)), BLOCK // self._global_batch))
         span = steps * self._global_batch
         while True:
-            begins = consumed_samples + self._global_batch * np.arange(steps, dtype=np.int64)
+            begins = number + self._global_batch * np.arange(steps, dtype=np.int64)
             numbers = (begins[:, None] + self._rows).reshape(-1)
             found = self._order.find(numbered(numbers, skipped))
             firsts: list[tuple[int, str, int]] = []
@@ -121,4 +129,4 @@ class Lookahead:
                     for at, shard in zip(first, each, strict=True)
                 ]
             yield from sorted(firsts)
-            consumed_samples += span
+            number += span

@@ -130,6 +130,11 @@ class PackedDataset:
         assert sequence_length == self.plan.sequence_length
         return int(self._ends[source][-1])
 
+    def ends(self, source: str, sequence_length: int) -> Ints:
+        """How many rows of a source its shards hold up to each of them, that one included."""
+        assert sequence_length == self.plan.sequence_length
+        return self._ends[source]
+
     def reads(self, source: str, ids: Ints, sequence_length: int) -> Reads:
         """What must be read for rows [n] of a source into rows 0 .. n - 1. Raises what `locate` raises."""
         return self.dataset.reads_of(self.locate(source, ids, sequence_length))
@@ -190,7 +195,7 @@ class PackedDataset:
 
     def _read(self, shard: Ints, offset: Ints, out: npt.NDArray[Any], sizes: Ints) -> None:
         """So many bytes of each plan, one after the other."""
-        memory, at = out.data.cast("B"), 0
+        memory, at = out.reshape(-1).view(np.uint8).data, 0
         for number, begin, size in zip(shard.tolist(), offset.tolist(), sizes.tolist(), strict=True):
             self._plans[number].read_into(begin, memory[at : at + size])
             at += size

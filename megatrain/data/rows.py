@@ -54,7 +54,8 @@ class Reads:
     @staticmethod
     def joined(parts: Sequence[Reads]) -> Reads:
         """One after the other."""
-        columns = zip(*(part._columns for part in parts), strict=True)
+        nothing = np.empty(0, np.int64)
+        columns = zip((nothing,) * 5, *(part._columns for part in parts), strict=True)
         return Reads(*(np.concatenate(column) for column in columns))
 
 

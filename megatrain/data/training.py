@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import xxhash
 
 from megatrain.config import Config, DataConfig, first_samples
@@ -17,6 +19,9 @@ from megatrain.data.order import Phase, SampleOrder
 from megatrain.data.packing import PackedDataset
 from megatrain.data.permutation import BlockShuffle
 from megatrain.data.rows import Ints, Pieces, Reads
+from megatrain.errors import require
+
+GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class TrainingSamples:
         """Raises UserError where data.packing asks for a plan that a dataset has not."""
         self._config, self._length = config, config.sequence_length
         self._mixture = mixture
+        blocks = config.shuffle
+        self._shuffle = BlockShuffle(blocks.block, blocks.window) if blocks.kind == "block" else None
         self.eos_id, self.dtype = mixture.eos_id, mixture.dtype
         self._readers: dict[int, TokenDataset | PackedDataset] = {
             id(dataset): PackedDataset.open(dataset, self._length)
@@ -52,18 +59,14 @@ class TrainingSamples:
 
     def order(self, seed: int) -> SampleOrder:
         """The order that the samples come in. Raises UserError where it is impossible, naming the source."""
-        config = self._config
-        shuffle = None
-        if config.shuffle.kind == "block":
-            shuffle = BlockShuffle(config.shuffle.block, config.shuffle.window)
-        members = self._mixture.members
+        config, members = self._config, self._mixture.members
         weights = {name: m.weight for name, m in members.items() if m.weight is not None} or None
         later: list[Phase] = []
         if config.phases:
             weights = config.phases[0].weights
             begins = zip(first_samples(config), config.phases, strict=True)
             later = [Phase(first, phase.weights) for first, phase in begins][1:]
-        return SampleOrder(self.sizes, weights, seed, later=later, shuffle=shuffle)
+        return SampleOrder(self.sizes, weights, seed, later=later, shuffle=self._shuffle)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -76,7 +79,7 @@ class TrainingSamples:
         return any(dataset.remote is not None for dataset in self._mixture.datasets)
 
     def fingerprint(self, order: SampleOrder) -> str:
-        """Of all that decides which tokens a run sees when, in four parts: shards, order, length, documents."""
+        """Of all that decides which tokens a run sees when: shards, order, length, handling of documents."""
         documents = "mask" if self._config.document_mask else "concat"
         plans = [r.plan.fingerprint for r in self._readers.values() if isinstance(r, PackedDataset)]
         if plans:
@@ -103,6 +106,22 @@ class TrainingSamples:
         """See TokenDataset.fetch."""
         return self._members[source].reader.fetch(shard)
 
+    def require_room(self, sources: Iterable[str]) -> None:
+        """Raise UserError where the cache is too small for the shards that are read from at one time."""
+        cache, needed = self._config.cache, 0
+        for name in sources:
+            member, dataset = self._members[name], self._mixture.members[name].dataset
+            if dataset.remote is not None:
+                sizes = dataset.bytes_of(dataset.shards(member.source))
+                ends = member.reader.ends(member.source, self._length)
+                needed += at_hand(ends, sizes, self._shuffle) + cache.ahead * int(sizes.max())
+        mend = "lower data.shuffle.window" if self._shuffle else "set data.shuffle.kind=block"
+        require(
+            needed <= cache.gib * GIB,
+            f"data.cache.gib ({cache.gib:g}): the shards that are read from at one time take up to "
+            f"{needed / GIB:.3g} GiB; raise it, or {mend}",
+        )
+
     def verify_share(self, share: int, shares: int) -> None:
         """Re-hash every `shares`-th shard, with its plan. Raises FailedWork naming a damaged one.
 
@@ -115,6 +134,19 @@ class TrainingSamples:
                 dataset.verify_shards(mine)
                 if isinstance(reader, PackedDataset):
                     reader.verify_shards(mine)
+
+
+def at_hand(ends: Ints, sizes: Ints, shuffle: BlockShuffle | None) -> int:
+    """Bytes of the shards that a source is read from at one time, at most.
+
+    Shard number i holds the samples up to `ends[i]` and has `sizes[i]` bytes.
+    """
+    count = len(ends)
+    if shuffle is not None:
+        # A block may begin with the last sample of a shard.
+        last = np.minimum(np.searchsorted(ends, ends + shuffle.block - 2, side="right"), count - 1)
+        count = min(count, shuffle.window * int((last - np.arange(count) + 1).max()))
+    return int(np.sort(sizes)[::-1][:count].sum())
 
 
 def open_loader(

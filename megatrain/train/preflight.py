@@ -68,6 +68,7 @@ def prepare_run(config: Config, world: int, rank: int = 0) -> Prepared:
     )
     samples = TrainingSamples(train, config.data)
     order = samples.order(config.run.seed)
+    samples.require_room(order.sources)
     fingerprint = samples.fingerprint(order)
     layout = {
         "world": world,
