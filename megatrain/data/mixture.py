@@ -14,7 +14,7 @@ from megatrain.config import DataConfig
 from megatrain.data.cache import Cache
 from megatrain.data.dataset import TokenDataset
 from megatrain.data.files import most_open_files
-from megatrain.data.remote_dataset import open_remote
+from megatrain.data.remote_dataset import open_remote, tokenizer_home
 from megatrain.data.rows import Ints
 from megatrain.data.tokenizer import Tokenizer
 from megatrain.errors import require
@@ -108,6 +108,19 @@ def cache_of(config: DataConfig) -> Cache:
     return Cache(Path(config.cache.folder), int(config.cache.gib * 2**30))
 
 
+def tokenizer_folder_of(path: str, config: DataConfig) -> Path:
+    """Where the tokenizer of a prepared dataset lies: beside it, or in the cache as a copy.
+
+    Raises UserError, FailedWork where a URL cannot be read.
+    """
+    return tokenizer_home(path, cache_of(config)) if is_remote(path) else local_path(path)
+
+
+def local_path(path: str) -> Path:
+    """A path that may be written as a file:// URL."""
+    return Path(path.removeprefix("file://"))
+
+
 def _open_all(config: DataConfig, split: Split, share: int, shares: int) -> dict[str, TokenDataset]:
     """Each folder once, by its path."""
     paths = dict.fromkeys(source.path for source in config.sources)
@@ -122,7 +135,7 @@ def _open_all(config: DataConfig, split: Split, share: int, shares: int) -> dict
         )
         if is_remote(path)
         else TokenDataset.open(
-            Path(path.removeprefix("file://")) / split,
+            local_path(path) / split,
             most_open=most_open,
             retry_s=config.retry_s,
             check=check,

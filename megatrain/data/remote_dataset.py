@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import xxhash
@@ -30,7 +31,7 @@ def open_remote(
     Raises UserError where it is no dataset or access is refused, FailedWork where it cannot be reached.
     """
     home, folder = RemoteFolder(url), RemoteFolder(f"{url.rstrip('/')}/{split}")
-    try:
+    with _told(folder):
         content = folder.read(MANIFEST)
         manifest = parse_manifest(content, f"{folder}/{MANIFEST}")
         require(
@@ -40,6 +41,27 @@ def open_remote(
         local = cache.datasets / key
         _copy_tokenizer(home, local / FOLDER)
         _check_sizes(folder, manifest, list(check(len(manifest.shards))))
+    require_its_tokenizer(local, manifest)
+    files = CachedFolder(cache, folder, key)
+    for shard in manifest.shards:
+        files.know(shard.name, shard.bytes, shard.hash)
+    return TokenDataset(local, manifest, remote=files, most_open=most_open, retry_s=retry_s)
+
+
+def tokenizer_home(url: str, cache: Cache) -> Path:
+    """A local copy of the tokenizer's folder of the dataset at a URL. Raises what open_remote raises."""
+    home = RemoteFolder(url)
+    with _told(home):
+        key = xxhash.xxh3_128_hexdigest(home.read(f"{FOLDER}/{INFO_FILE}"))
+        _copy_tokenizer(home, cache.datasets / key / FOLDER)
+    return cache.datasets / key / FOLDER
+
+
+@contextmanager
+def _told(folder: RemoteFolder) -> Iterator[None]:
+    """Errors of reading in the words of a user."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise UserError(
             f"{folder}: not a dataset, or one whose preparation did not end ({error.strerror}: "
@@ -49,19 +71,6 @@ def open_remote(
         raise UserError(f"{folder} is refused: {error.strerror}; see to URL and credentials") from None
     except OSError as error:
         raise FailedWork(f"{folder} cannot be reached: {error.strerror or error}") from None
-    require_its_tokenizer(local, manifest)
-    files = CachedFolder(cache, folder, key)
-    for shard in manifest.shards:
-        files.know(shard.name, shard.bytes, shard.hash)
-    return TokenDataset(local, manifest, remote=files, most_open=most_open, retry_s=retry_s)
-
-
-def tokenizer_home(url: str, cache: Cache) -> Path:
-    """A local copy of the tokenizer's folder of the dataset at a URL. Raises OSError."""
-    home = RemoteFolder(url)
-    local = cache.datasets / xxhash.xxh3_128_hexdigest(home.read(f"{FOLDER}/{INFO_FILE}")) / FOLDER
-    _copy_tokenizer(home, local)
-    return local
 
 
 def _copy_tokenizer(home: RemoteFolder, local: Path) -> None:

@@ -15,7 +15,7 @@ from megatrain.config import Config, parse_config, to_yaml
 from megatrain.data import files as files_module
 from megatrain.data.batch import RankBatch
 from megatrain.data.loader import Loader
-from megatrain.data.mixture import TokenMixture
+from megatrain.data.mixture import TokenMixture, cache_of
 from megatrain.data.remote_dataset import tokenizer_home
 from megatrain.data.tokenizer import Tokenizer
 from megatrain.data.training import TrainingSamples, open_loader
@@ -143,11 +143,13 @@ def test_a_small_cache_serves_a_block_shuffle(s3: Server, tmp_path: Path) -> Non
     config = small_cache(tmp_path, split, *BLOCKS, "data.cache.ahead=1", shards=6.1)
     samples, loader = open_run(config)
     samples.require_room(["a"])
+    cache = cache_of(config.data)
     local = batches(config_of(tmp_path, *BLOCKS, "train.global_batch=8", url=str(split.parent)), steps=30)
     found = []
     for step in range(30):
         found.append(loader.batch(8 * step))
-        assert len(copies(tmp_path)) <= 6
+        with cache._locked("room"):
+            assert sum(path.stat().st_size for path in copies(tmp_path)) <= cache.limit_bytes
     loader.close()
     assert_equal(found, local)
     # 30 steps are an epoch: each shard, 20 windows or two blocks, is needed at most twice.
