@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A package imports only from the floors above its own line.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "durable"),
+    ("errors", "durable", "remote"),
     ("config", "state", "faults"),
     ("parallel",),
     ("model", "data"),
@@ -23,6 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 # Imports within one floor, (who, whom), each with its reason.
 NEIGHBOURS: dict[tuple[str, str], str] = {
     ("__main__", "cli"): "python -m megatrain is the command line",
+    ("remote", "errors"): "a URL that names nothing is the user's",
     ("config", "faults"): "the points and actions that a config may name",
 }
 DATA_TOOLS_USES = {"data", "faults", "errors", "durable"}

@@ -6,35 +6,18 @@ A place holds folders, one a checkpoint; a name is "step-00001000/MANIFEST.json"
 
 from __future__ import annotations
 
-import errno
-import logging
 import os
-import random
-import re
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 from megatrain.durable import CHUNK_BYTES, replacing, sync_folder, write_uncached
 from megatrain.errors import FailedWork, UserError, require
+from megatrain.remote import RemoteFolder, is_remote
 from megatrain.state import RunFolder
-
-TRIES = 5
-FIRST_WAIT_S = 0.5
-NO_BUCKET = "No such bucket"
-# Errors of botocore and google-auth by name, and codes of S3: a mistake in a setting, or in the keys.
-PERMANENT = {
-    *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"),
-    *("ParamValidationError", "InvalidRegionError", "NoRegionError", "DefaultCredentialsError"),
-    *("AuthorizationHeaderMalformed", "InvalidBucketName", "InvalidToken", "KeyTooLongError"),
-    *("MethodNotAllowed", "NotImplemented", "PermanentRedirect", "301"),
-}
-T = TypeVar("T")
-logger = logging.getLogger(__name__)
 
 
 class OpenFile(Protocol):
@@ -77,7 +60,7 @@ class Place(Protocol):
 def open_place(where: str | Path, staging: str | None = None) -> Place:
     """The place that a path or URL names. Raises UserError where its protocol's package is not installed."""
     text = str(where)
-    if "://" in text and not text.startswith("file://"):
+    if is_remote(text):
         return RemotePlace(text, staging)
     return LocalPlace(Path(text.removeprefix("file://")))
 
@@ -156,65 +139,23 @@ class _LocalFile:
     __del__ = close
 
 
-class RemotePlace:
+class RemotePlace(RemoteFolder):
     """Object storage. A file is written to local disk first, then put by one upload, which is repeated with
     growing waits when it fails: an object appears whole or not at all.
-
-    What repeating cannot mend (denied, no keys, a bucket that does not exist) is raised at once, as
-    PermissionError or FileNotFoundError. Every error names the URL, and none shows credentials.
     """
 
     def __init__(self, url: str, staging: str | None = None) -> None:
-        protocol = url.partition("://")[0]
-        # The URL is printed and stored with the run.
-        require(
-            not re.search("://[^/]*:[^/]*@", url),
-            f"{protocol}://...: credentials do not belong into a URL; put them into the environment",
-        )
-        try:
-            import fsspec
-
-            kind = fsspec.get_filesystem_class(protocol)
-        except ValueError:
-            raise UserError(
-                f"{url}: there is no protocol {protocol}; name a folder, s3://, gs:// or another of fsspec's"
-            ) from None
-        except ImportError as error:
-            raise UserError(
-                f"{url}: {error}; install what reads it: pip install 'megatrain[remote]' for s3:// and gs://"
-            ) from None
-        self._root = str(kind._strip_protocol(url)).rstrip("/")
-        require(self._root, f"{url} names no bucket; write {protocol}://bucket/path")
-        self._url = url.rstrip("/")
+        super().__init__(url)
         self.staging = staging
-        self._opened: tuple[int, Any] | None = None
-
-    def __str__(self) -> str:
-        return self._url
 
     def folders(self) -> list[str]:
-        return self._names("", "directory")
+        return list(self._entries("", "directory"))
 
     def files(self, folder: str) -> list[str]:
-        return self._names(f"/{folder}", "file")
-
-    def exists(self, name: str) -> bool:
-        try:
-            return bool(self._persist(lambda: self._fs.info(self._at(name))["type"], name) == "file")
-        except FileNotFoundError:
-            return False
-
-    def read(self, name: str) -> bytes:
-        return bytes(self._persist(lambda: self._fs.cat_file(self._at(name)), name))
+        return list(self._entries(folder, "file"))
 
     def open(self, name: str) -> OpenFile:
-        return _RemoteFile(
-            self, name, int(self._persist(lambda: self._fs.info(self._at(name))["size"], name))
-        )
-
-    def range(self, name: str, start: int, stop: int) -> bytes:
-        """Some bytes of a file."""
-        return bytes(self._persist(lambda: self._fs.cat_file(self._at(name), start=start, end=stop), name))
+        return _RemoteFile(self, name, self.size(name))
 
     def write(self, name: str, chunks: Iterable[memoryview]) -> None:
         # It has no name on the disk, so that a killed process leaves nothing there.
@@ -235,43 +176,6 @@ class RemotePlace:
     def remove_folder(self, folder: str) -> None:
         self._persist(lambda: self._clear(folder), folder)
 
-    @property
-    def _fs(self) -> Any:
-        """The file system, opened anew in a process that was forked: its event loop runs in a thread, which a
-        fork leaves behind."""
-        if self._opened is None or self._opened[0] != os.getpid():
-            import fsspec
-
-            # Listings are not cached: another rank, or another run, may have written in between.
-            options: dict[str, Any] = {"use_listings_cache": False}
-            amazon = self._url.startswith(("s3://", "s3a://"))
-            if amazon:
-                # Three layers repeat what fails, botocore, s3fs and this class: 5 * 5 * 5 times by default.
-                # The innermost stays, for it repeats one part of a large upload, not the whole.
-                asked = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
-                retries = {"mode": "standard", "total_max_attempts": 3}
-                options["config_kwargs"] = {"retries": retries, **asked}
-            fs, _ = fsspec.core.url_to_fs(self._url, **options)
-            if amazon:
-                fs.retries = 1
-            self._opened = os.getpid(), fs
-        return self._opened[1]
-
-    def _at(self, name: str) -> str:
-        return f"{self._root}/{name}"
-
-    def _names(self, below: str, kind: str) -> list[str]:
-        path = self._root + below
-        try:
-            found = self._persist(lambda: self._fs.ls(path, detail=True, refresh=True), below.strip("/"))
-        except FileNotFoundError as error:
-            if error.strerror == NO_BUCKET:
-                raise
-            return []
-        names = {str(one["name"]).rstrip("/") for one in found if one["type"] == kind}
-        # Some tools put an empty object named like the folder into it.
-        return sorted(name.rpartition("/")[2] for name in names if name.strip("/") != path.strip("/"))
-
     def _upload(self, descriptor: int, name: str) -> None:
         size = os.lseek(descriptor, 0, os.SEEK_END)
         os.lseek(descriptor, 0, os.SEEK_SET)  # some systems share the position with who opens /dev/fd
@@ -288,41 +192,6 @@ class RemotePlace:
         left = self._fs.find(path)
         if left:
             raise OSError(f"{len(left)} objects could not be removed")
-
-    def _persist(self, work: Callable[[], T], name: str) -> T:
-        """Try again with growing waits: networks and object stores fail for a while. Raises OSError."""
-        where = f"{self._url}/{name}".rstrip("/")
-        for turn in range(1, TRIES + 1):
-            try:
-                return work()
-            except FileNotFoundError as error:
-                # So say Amazon, Google and MinIO; any other absence is one of an object.
-                what = NO_BUCKET if "bucket does not exist" in str(error) else "No such object"
-                raise FileNotFoundError(errno.ENOENT, what, where) from error
-            except Exception as error:  # each store's package raises its own kinds
-                reason = _reason(error)
-                if _permanent(error):
-                    raise PermissionError(errno.EACCES, reason, where) from error
-                if turn == TRIES:
-                    raise OSError(errno.EIO, f"{reason} (tried {TRIES} times)", where) from error
-                # Many ranks that failed at once do not come back at once.
-                wait_s = FIRST_WAIT_S * 2 ** (turn - 1) * random.uniform(0.75, 1.25)
-                logger.warning("%s: %s; again in %.1f s", where, reason, wait_s)
-            time.sleep(wait_s)
-        raise AssertionError
-
-
-def _permanent(error: Exception) -> bool:
-    """Whether trying again is useless."""
-    response = getattr(error.__cause__ or error, "response", None)
-    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
-    return isinstance(error, PermissionError) or type(error).__name__ in PERMANENT or code in PERMANENT
-
-
-def _reason(error: Exception) -> str:
-    """One line, without what may be secret in an endpoint's URL."""
-    text = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
-    return re.sub(r"(://[^\s?\"']*)\?[^\s\"']*", r"\1", re.sub(r"://[^/\s]*@", "://", text))
 
 
 class _RemoteFile:

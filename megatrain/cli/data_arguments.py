@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megatrain.cli import datasets
+from megatrain.cli import datasets, training_data
 from megatrain.cli.parser import Verbs, command, count, group, size
 
 _FORMATS = ("megatron", "mds", "parquet")
@@ -60,6 +60,30 @@ def add_commands(verbs: Verbs) -> None:
     tokenizer.add_argument("--json", action="store_true", help="JSON in place of the table")
     _import_command(kinds)
     _export_command(kinds)
+    _training_commands(kinds)
+
+
+def _training_commands(kinds: Verbs) -> None:
+    samples = command(
+        kinds,
+        "samples",
+        training_data.samples,
+        "The samples of one step's global batch: source, epoch, window, and where in the shards it lies.",
+        "data samples configs/quickstart.yaml --step 120",
+    )
+    samples.add_argument("where", type=Path, metavar="RUN", help="the folder of a run, or a config")
+    samples.add_argument("overrides", nargs="*", default=[], metavar="section.key=value")
+    samples.add_argument("--step", type=int, required=True, help="counted from 1")
+    pack = command(
+        kinds,
+        "pack",
+        training_data.pack,
+        "Plan rows of whole documents, for data.packing=best_fit; the plan lies beside the shards.",
+        "data pack data/quickstart --sequence-length 1024",
+    )
+    pack.add_argument("folder", type=Path, metavar="FOLDER", help="a dataset, whose train split is meant")
+    pack.add_argument("--sequence-length", type=int, required=True, help="data.sequence_length of the run")
+    pack.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
 
 
 def _inspect_command(kinds: Verbs) -> None:

@@ -131,26 +131,28 @@ def _inspect_window(arguments: argparse.Namespace) -> int:
 
 
 def _inspect_sample(arguments: argparse.Namespace) -> int:
-    from data_tools.datasets.origin import origin, span_of_window
+    import numpy as np
+
+    from data_tools.datasets.origin import Span, origin
     from megatrain.config import load_config
+    from megatrain.data.listing import listed
     from megatrain.data.mixture import TokenMixture
+    from megatrain.data.training import TrainingSamples
     from megatrain.state import RunFolder
 
     where = RunFolder(arguments.where).config if arguments.where.is_dir() else arguments.where
     require(where.is_file(), f"{arguments.where}: with --sample, name the config of a run, or its folder")
     config = load_config(where, arguments.overrides)
-    mixture = TokenMixture.open(config.data, "train")
-    length = config.data.sequence_length
-    order = mixture.order(length, config.run.seed)
-    located = order.locate(arguments.sample, 1)
-    name, window = order.sources[int(located.source[0])], int(located.window[0])
-    member = mixture.members[name]
+    samples = TrainingSamples(TokenMixture.open(config.data, "train"), config.data)
+    (found,) = listed(samples, samples.order(config.run.seed), np.array([arguments.sample]))
+    dataset, pieces = samples.locate(found.source, np.array([found.window]))
     print(
-        f"sample     {arguments.sample:,} of {where}\n"
-        f"source     {name}, epoch {int(located.epoch[0]):,}, "
-        f"window {window:,} of {mixture.windows(name, length):,}"
+        f"sample     {found.sample:,} of {where}\n"
+        f"source     {found.source}, epoch {found.epoch:,}, "
+        f"window {found.window:,} of {samples.sizes[found.source]:,}"
     )
-    print(origin(member.dataset, [span_of_window(member.dataset, member.source, window, length)]).text())
+    runs = zip(pieces.shard.tolist(), pieces.start.tolist(), pieces.length.tolist(), strict=True)
+    print(origin(dataset, [Span(shard, start, start + length) for shard, start, length in runs]).text())
     return 0
 
 

@@ -69,7 +69,7 @@ def _data_commands(verbs: Verbs) -> None:
         "prepare",
         commands.prepare,
         "Raw text to token shards.",
-        "prepare configs/data/quickstart.yaml workers=2",
+        "prepare configs/data/quickstart.yaml where.workers=2",
     )
     config_arguments(prepare)
     data_arguments.add_commands(verbs)

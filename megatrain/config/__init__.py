@@ -1,11 +1,12 @@
 """The config: a frozen, typed tree, read from YAML and overrides, checked before a process starts."""
 
-from megatrain.config.derived import Derived, derive
+from megatrain.config.derived import Derived, derive, first_samples
 from megatrain.config.load import load_config, parse_config, to_yaml
 from megatrain.config.rules import check_rules
 from megatrain.config.tree import (
     FORMAT_VERSION,
     AlertConfig,
+    CacheConfig,
     CheckpointConfig,
     ClusterConfig,
     Config,
@@ -18,11 +19,13 @@ from megatrain.config.tree import (
     ObserveConfig,
     OptimizerConfig,
     ParallelConfig,
+    PhaseConfig,
     PrecisionConfig,
     ResilienceConfig,
     RopeConfig,
     RunConfig,
     ScheduleConfig,
+    ShuffleConfig,
     SourceConfig,
     SpikesConfig,
     TokenizerConfig,
@@ -33,6 +36,7 @@ from megatrain.config.tree import (
 __all__ = [
     "FORMAT_VERSION",
     "AlertConfig",
+    "CacheConfig",
     "CheckpointConfig",
     "ClusterConfig",
     "Config",
@@ -46,11 +50,13 @@ __all__ = [
     "ObserveConfig",
     "OptimizerConfig",
     "ParallelConfig",
+    "PhaseConfig",
     "PrecisionConfig",
     "ResilienceConfig",
     "RopeConfig",
     "RunConfig",
     "ScheduleConfig",
+    "ShuffleConfig",
     "SourceConfig",
     "SpikesConfig",
     "TokenizerConfig",
@@ -58,6 +64,7 @@ __all__ = [
     "WatchdogConfig",
     "check_rules",
     "derive",
+    "first_samples",
     "load_config",
     "parse_config",
     "to_yaml",

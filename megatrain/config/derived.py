@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from megatrain.config.tree import Config
+from megatrain.config.tree import Config, DataConfig
 from megatrain.errors import require
 
 
@@ -40,3 +41,8 @@ def derive(config: Config, world: int) -> Derived:
         padded_batch=accumulation * rows,
         tokens_per_step=config.train.global_batch * config.data.sequence_length,
     )
+
+
+def first_samples(data: DataConfig) -> tuple[int, ...]:
+    """The sample with which each of data.phases begins: the first that begins at its token or after it."""
+    return tuple(math.ceil(phase.from_tokens / data.sequence_length) for phase in data.phases)

@@ -91,7 +91,7 @@ def _kind(annotation: Any) -> str:
     if origin is tuple:
         return "list of sections" if model_in(inner[0]) else f"list of {_kind(inner[0])}"
     if origin is dict:
-        return "section"
+        return f"{_kind(inner[1])} for each name"
     if inner:  # a union
         return " or ".join(_kind(part) for part in inner)
     names = {float: "number", int: "whole number", str: "text", bool: "true or false", type(None): "null"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from megatrain.config.data_rules import check_data
 from megatrain.config.tree import Config
 from megatrain.errors import UserError, require
 from megatrain.faults import ACTIONS, NUMBERS, POINTS
@@ -86,7 +87,7 @@ def check_rules(config: Config) -> None:
     """Raise UserError for the first rule that the config breaks."""
     _check_model(config)
     _check_training(config)
-    _check_sources(config)
+    check_data(config.data)
     _check_checkpoint(config)
     _check_cluster(config)
     _check_faults(config)
@@ -161,22 +162,6 @@ def _check_training(config: Config) -> None:
         "train.compile (block) cannot be used with parallel.zero=3: DeepSpeed gathers parameters by hooks "
         "that must stay outside the compiled block; use train.compile=engine or none",
     )
-
-
-def _check_sources(config: Config) -> None:
-    weighted = [source.weight is not None for source in config.data.sources]
-    require(
-        all(weighted) or not any(weighted),
-        "data.sources: either every source has a weight or none has (then samples are drawn by size)",
-    )
-    for source in config.data.sources:
-        require(
-            source.weight is None or source.name is not None,
-            f"data.sources: {source.path} has a weight ({source.weight}), so it must say by its name "
-            "which source of the folder it means",
-        )
-    named = [(source.path, source.name) for source in config.data.sources]
-    require(len(set(named)) == len(named), "data.sources: the same source is named twice")
 
 
 def _check_checkpoint(config: Config) -> None:

@@ -102,24 +102,65 @@ class TokenizerConfig(Section):
 
 class SourceConfig(Section):
     path: str
-    """Folder made by `megatrain prepare`, with train/, validation/ and test/."""
+    """Folder made by `megatrain prepare`, with train/, validation/ and test/; also s3:// and other URLs that
+    fsspec reads."""
     name: str | None = None
     """One source of that folder; default: all of them."""
     weight: PositiveReal | None = None
     """Relative share of samples; all sources name one, or none does (then by size)."""
 
 
+class PhaseConfig(Section):
+    from_tokens: Annotated[Real, Field(ge=0)]
+    """The phase begins after so many tokens (samples times sequence_length); the first begins at 0."""
+    weights: Annotated[dict[str, PositiveReal], Field(min_length=1)]
+    """Relative share of samples of each source by its name; a source that is not named is not drawn."""
+
+
+class ShuffleConfig(Section):
+    """How the samples of a source are shuffled within an epoch."""
+
+    kind: Literal["full", "block"] = "full"
+    """`block` reads near places at near times: for network file systems and object storage."""
+    block: PositiveInt = 1024
+    """Neighbouring samples that stay together; the blocks are in random order. Read by kind=block."""
+    window: PositiveInt = 16
+    """Blocks whose samples are shuffled among themselves. Read by kind=block."""
+
+
+class CacheConfig(Section):
+    """Copies of shards that lie on object storage, shared by all ranks of a host."""
+
+    folder: str | None = None
+    """On each node's own disk; needed when a source's path is a URL."""
+    gib: PositiveReal = 100.0
+    """At most so much; what was used longest ago makes room."""
+    ahead: Annotated[Whole, Field(ge=0, le=64)] = 2
+    """Shards fetched before they are needed; 0: none."""
+
+
 class DataConfig(Section):
     sources: tuple[SourceConfig, ...] = ()
     """What is trained on, and in which proportions."""
+    phases: tuple[PhaseConfig, ...] = ()
+    """Weights that change on the way, e.g. `[{from_tokens: 0, weights: {web: 9, books: 1}},
+    {from_tokens: 9e10, weights: {web: 1, books: 1}}]`; then no source has a weight of its own."""
     sequence_length: PositiveInt = 1024
     """Tokens of one sample."""
     document_mask: bool = True
     """Attention and positions stay within a document; the label across its end is not counted."""
+    packing: Literal["none", "best_fit"] = "none"
+    """`best_fit`: samples are whole documents, packed by the plan of `megatrain data pack`; `none`: the run
+    of documents is cut every sequence_length tokens."""
+    shuffle: ShuffleConfig = ShuffleConfig()
     prefetch: Annotated[Whole, Field(ge=1, le=64)] = 2
     """Global batches read ahead."""
+    cache: CacheConfig = CacheConfig()
+    retry_s: PositiveReal = 60.0
+    """A shard that cannot be read is tried again, with growing waits, for so long."""
     verify: Literal["none", "size", "hash"] = "hash"
-    """What is checked of the shards before the first step; with `hash` each rank reads its share once."""
+    """What is checked of the shards before the first step: nothing, their sizes, or also their hashes, of
+    which each rank takes its share. Shards on object storage are hashed when they are fetched."""
     allow_change: bool = False
     """Resume although the dataset or its mixture is another one, on purpose."""
 

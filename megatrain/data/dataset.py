@@ -1,24 +1,25 @@
 """One split of a dataset, opened: how many windows each source has, and their tokens by pread."""
 
-import os
-import threading
-from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Iterable
-from itertools import accumulate
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from megatrain.data.cache import CachedFolder
+from megatrain.data.files import File, Files, LocalFolder, most_open_files
 from megatrain.data.manifest import Manifest, ShardInfo, read_manifest
+from megatrain.data.rows import Ints, Pieces, Reads, Rows
 from megatrain.data.shard import token_dtype_of
 from megatrain.data.tokenizer import Tokenizer, find_tokenizer, read_info
 from megatrain.durable import hash_file
 from megatrain.errors import FailedWork, UserError, require
 
-_MAX_OPEN_FILES = 256
+RETRY_S = 60.0
 
 
 class TokenDataset:
@@ -29,21 +30,44 @@ class TokenDataset:
     fills no window is left out.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        *,
+        remote: CachedFolder | None = None,
+        most_open: int | None = None,
+        retry_s: float = RETRY_S,
+    ) -> None:
+        """`remote` brings the shards where they do not lie in the folder."""
         self.folder, self.manifest = folder, manifest
         self.fingerprint = manifest.fingerprint
         self.tokenizer_hash = manifest.tokenizer.hash
         self.vocab_size = manifest.tokenizer.vocab_size
         self.eos_id = manifest.tokenizer.eos_id
         self.sources = manifest.sources
-        self._dtype = token_dtype_of(manifest.dtype)
-        self._by_source = {s: [shard for shard in manifest.shards if shard.source == s] for s in self.sources}
-        self._files: OrderedDict[str, BinaryIO] = OrderedDict()
-        self._lock = threading.Lock()
+        self.dtype = token_dtype_of(manifest.dtype)
+        self.remote = remote
+        self.files = Files(
+            remote or LocalFolder(folder), most_open=most_open or most_open_files(), retry_s=retry_s
+        )
+        self.shard_files = [File(self.files, shard.name) for shard in manifest.shards]
+        self._offsets = np.array([shard.values_offset for shard in manifest.shards], np.int64)
+        self._tokens = np.array([shard.tokens for shard in manifest.shards], np.int64)
+        self._shards: dict[str, Ints] = _by_source(manifest)
+        self._ends = lru_cache(None)(self._count_ends)
 
     @classmethod
-    def open(cls, folder: Path) -> "TokenDataset":
-        """Open a split folder; the sizes of its shards are checked, and that its tokenizer is theirs.
+    def open(
+        cls,
+        folder: Path,
+        *,
+        most_open: int | None = None,
+        retry_s: float = RETRY_S,
+        check: Callable[[int], Iterable[int]] = range,
+    ) -> TokenDataset:
+        """Open a split folder; the sizes of its shards are checked (of which ones, `check` says, given how
+        many there are), and that its tokenizer is theirs.
 
         Raises UserError where it is no dataset, of a newer format, lacks a shard or has one cut short.
         """
@@ -52,15 +76,10 @@ class TokenDataset:
         require(
             manifest.shards, f"{folder}: the split has no shards; its share of the documents came out empty"
         )
-        for shard in manifest.shards:
-            _check_size(folder / shard.name, shard)
-        home = find_tokenizer(folder)
-        if home is not None and (found := read_info(home)).hash != manifest.tokenizer.hash:
-            raise UserError(
-                f"{home}: tokenizer {found.hash[:12]} does not belong to the shards of {folder}, made with "
-                f"{manifest.tokenizer.hash[:12]}; put back their tokenizer or prepare the dataset again"
-            )
-        return cls(folder, manifest)
+        for number in check(len(manifest.shards)):
+            _check_size(folder / manifest.shards[number].name, manifest.shards[number])
+        require_its_tokenizer(folder, manifest)
+        return cls(folder, manifest, most_open=most_open, retry_s=retry_s)
 
     def tokenizer(self) -> Tokenizer:
         """Load the tokenizer beside the shards. Raises UserError where there is none, or another one."""
@@ -72,38 +91,75 @@ class TokenDataset:
 
     def tokens(self, source: str) -> int:
         """The number of tokens of a source, EOS included."""
-        return sum(shard.tokens for shard in self._shards(source))
+        return int(self._tokens[self.shards(source)].sum())
+
+    def tokens_of(self, shards: Ints) -> Ints:
+        """The number of tokens of each of these shards."""
+        return self._tokens[shards]
+
+    def bytes_of(self, shards: Ints) -> Ints:
+        """The size of each of these shards' files."""
+        return np.array([self.manifest.shards[shard].bytes for shard in shards.tolist()], np.int64)
 
     def windows(self, source: str, sequence_length: int) -> int:
         """The number of windows of a source."""
-        return sum(_windows(shard, sequence_length) for shard in self._shards(source))
+        return int(self.ends(source, sequence_length)[-1])
 
-    def read(
-        self, source: str, window_ids: npt.NDArray[np.int64], sequence_length: int, out: npt.NDArray[Any]
-    ) -> None:
+    def ends(self, source: str, sequence_length: int) -> Ints:
+        """How many windows of a source its shards hold up to each of them, that one included."""
+        return self._ends(source, sequence_length)
+
+    def locate(self, source: str, window_ids: Ints, sequence_length: int) -> Pieces:
+        """Where windows [n] of a source lie; each is one piece, and the whole of row 0 .. n - 1."""
+        ends = self.ends(source, sequence_length)
+        if len(window_ids) and not 0 <= window_ids.min() <= window_ids.max() < ends[-1]:
+            wrong = window_ids[(window_ids < 0) | (window_ids >= ends[-1])][0]
+            raise IndexError(f"window {wrong} of {ends[-1]} of source {source}")
+        index = np.searchsorted(ends, window_ids, side="right")
+        before = np.where(index > 0, ends[index - 1], 0)
+        rows = np.arange(len(window_ids), dtype=np.int64)
+        return Pieces(
+            row=rows,
+            at=np.zeros_like(rows),
+            shard=self.shards(source)[index],
+            start=(window_ids - before) * sequence_length,
+            length=np.full_like(rows, sequence_length + 1),
+        )
+
+    def reads(self, source: str, window_ids: Ints, sequence_length: int) -> Reads:
+        """What must be read for windows [n] of a source into rows 0 .. n - 1."""
+        return self.reads_of(self.locate(source, window_ids, sequence_length))
+
+    def reads_of(self, pieces: Pieces) -> Reads:
+        """Pieces as bytes of `shard_files`."""
+        size = self.dtype.itemsize
+        offset = self._offsets[pieces.shard] + pieces.start * size
+        return Reads(pieces.row, pieces.shard, offset, pieces.at * size, (pieces.at + pieces.length) * size)
+
+    def read(self, source: str, window_ids: Ints, sequence_length: int, out: npt.NDArray[Any]) -> None:
         """Copy windows of a source into `out` [n, sequence_length + 1], an integer array.
 
-        Raises FailedWork naming the shard where it has become shorter than the manifest says.
+        Raises what Rows.fill raises.
         """
-        shards = self._shards(source)
-        ends = list(accumulate(_windows(shard, sequence_length) for shard in shards))
-        size = self._dtype.itemsize
-        num_bytes = (sequence_length + 1) * size
-        for row, window in enumerate(window_ids.tolist()):
-            index = bisect_right(ends, window)
-            if not 0 <= window < ends[-1]:
-                raise IndexError(f"window {window} of {ends[-1]} of source {source}")
-            shard = shards[index]
-            first = window - (ends[index - 1] if index else 0)
-            offset = shard.values_offset + first * sequence_length * size
-            # Held by name until the read is over: the list of open files may let go of it meanwhile.
-            file = self._file(shard.name)
-            content = os.pread(file.fileno(), num_bytes, offset)
-            if len(content) != num_bytes:
-                raise FailedWork(
-                    f"{self.folder / shard.name}: shard cut short while in use; prepare it again"
-                )
-            out[row] = np.frombuffer(content, self._dtype)
+        rows = Rows(len(window_ids), sequence_length + 1, self.dtype, self.eos_id)
+        rows.fill(self.reads(source, window_ids, sequence_length), self.shard_files)
+        out[...] = rows.tokens
+
+    def shards(self, source: str) -> Ints:
+        """The numbers of a source's shards in the manifest. Raises UserError where it is unknown."""
+        require(
+            source in self._shards,
+            f"{self.files.folder}: no source {source!r}; it has {', '.join(self.sources)}",
+        )
+        return self._shards[source]
+
+    def shards_of(self, source: str, window_ids: Ints, sequence_length: int) -> Ints:
+        """The number of the shard that each window [n] of a source lies in."""
+        return self.locate(source, window_ids, sequence_length).shard
+
+    def fetch(self, shard: int) -> bool:
+        """Bring a shard near; gives whether it had to be fetched. Raises OSError, FailedWork."""
+        return self.remote is not None and self.remote.fetch(self.shard_files[shard].name)
 
     def verify(self) -> None:
         """Hash every shard. Raises FailedWork naming the first that is damaged."""
@@ -126,31 +182,27 @@ class TokenDataset:
 
     def close(self) -> None:
         """Close the open files; a read after it opens them again."""
-        with self._lock:
-            self._files.clear()
+        self.files.close_all()
 
-    def _shards(self, source: str) -> list[ShardInfo]:
-        require(
-            source in self._by_source,
-            f"{self.folder}: no source {source!r}; it has {', '.join(self.sources)}",
+    def _count_ends(self, source: str, sequence_length: int) -> Ints:
+        return np.cumsum(np.maximum(0, (self._tokens[self.shards(source)] - 1) // sequence_length))
+
+
+def require_its_tokenizer(folder: Path, manifest: Manifest) -> None:
+    """Raise UserError where the tokenizer beside the shards is not the one they were made with."""
+    home = find_tokenizer(folder)
+    if home is not None and (found := read_info(home)).hash != manifest.tokenizer.hash:
+        raise UserError(
+            f"{home}: tokenizer {found.hash[:12]} does not belong to the shards of {folder}, made with "
+            f"{manifest.tokenizer.hash[:12]}; put back their tokenizer or prepare the dataset again"
         )
-        return self._by_source[source]
-
-    def _file(self, name: str) -> BinaryIO:
-        # The oldest is only let go of: a thread that still reads it holds it open.
-        with self._lock:
-            file = self._files.get(name)
-            if file is None:
-                file = (self.folder / name).open("rb", buffering=0)
-                self._files[name] = file
-                if len(self._files) > _MAX_OPEN_FILES:
-                    self._files.popitem(last=False)
-            self._files.move_to_end(name)
-            return file
 
 
-def _windows(shard: ShardInfo, sequence_length: int) -> int:
-    return max(0, (shard.tokens - 1) // sequence_length)
+def _by_source(manifest: Manifest) -> dict[str, Ints]:
+    numbers: dict[str, list[int]] = {source: [] for source in manifest.sources}
+    for number, shard in enumerate(manifest.shards):
+        numbers[shard.source].append(number)
+    return {source: np.array(found, np.int64) for source, found in numbers.items()}
 
 
 def _check_size(path: Path, shard: ShardInfo) -> None:
@@ -158,6 +210,11 @@ def _check_size(path: Path, shard: ShardInfo) -> None:
         found = path.stat().st_size
     except FileNotFoundError:
         raise UserError(f"{path}: shard missing; prepare the dataset again or restore this file") from None
+    require_size(path, found, shard)
+
+
+def require_size(path: object, found: int, shard: ShardInfo) -> None:
+    """Raise UserError where a shard is not as long as the manifest says."""
     require(
         found == shard.bytes,
         f"{path}: shard cut short or changed: {found:,} bytes, the manifest says {shard.bytes:,}; "

@@ -1,100 +1,64 @@
 """Batches for each data-parallel rank: rows of the global batch, prefetched by one thread."""
 
-# Shapes: G rows of the global batch, R rows of this rank, B rows of a micro-batch, S sequence length.
+# Shapes: R rows of this rank, K global batches that are located together, S sequence length.
+
+from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from megatrain.data.order import SampleOrder
-from megatrain.data.skipped import Ranges, samples
+from megatrain.data.batch import PADDING, Batch, Memory, RankBatch, make_batch, rows_of_rank
+from megatrain.data.files import File
+from megatrain.data.lookahead import Lookahead
+from megatrain.data.order import BLOCK, SampleOrder
+from megatrain.data.rows import Ints, Reads, Rows
+from megatrain.data.skipped import Ranges, numbered
 from megatrain.errors import require
 
-PADDING = -1
-Ints = npt.NDArray[np.int64]
+LOCATED_TOGETHER = 4096  # rows: what the order costs at each call is then spread over many
 
 
 class Windows(Protocol):
-    """What is read from: a TokenDataset, or several under one roof."""
+    """What is evaluated on: a TokenDataset, or several under one roof."""
 
     @property
     def folder(self) -> Path: ...
     @property
     def eos_id(self) -> int: ...
     def windows(self, source: str, sequence_length: int, /) -> int: ...
-    def read(self, source: str, window_ids: Ints, sequence_length: int, out: Ints, /) -> None: ...
+    def read(self, source: str, window_ids: Ints, sequence_length: int, out: npt.NDArray[Any], /) -> None: ...
+
+
+class Samples(Protocol):
+    """What is trained on: windows of a TokenDataset or of several, or packed rows."""
+
+    @property
+    def eos_id(self) -> int: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def shard_files(self) -> Sequence[File]: ...
+    def reads(self, source: str, ids: Ints, sequence_length: int, /) -> Reads: ...
 
 
 @dataclass(frozen=True)
-class Batch:
-    """One micro-batch on one rank: `tokens`, `labels`, `positions` int64 and `loss_mask` bool, all [B, S].
+class _Plan:
+    """What to read for K global batches from sample position `first` on: ids of the rows [K, R], how many
+    tokens of each are real [K, R], and the reads, of which those of batch k end at `ends[k]`."""
 
-    `valid_tokens` is the number of labels that the mask lets through.
-    """
-
-    tokens: torch.Tensor
-    labels: torch.Tensor
-    positions: torch.Tensor
-    loss_mask: torch.Tensor
-    valid_tokens: int
-
-
-@dataclass(frozen=True)
-class RankBatch:
-    """This rank's part of one global batch; every rank has the same number of micro-batches.
-
-    `sample_ids` [R] are the global sample numbers of the rows, -1 for padding; `valid_tokens` counts this
-    rank's; `wait_s` is how long the caller was kept waiting.
-    """
-
-    micro_batches: tuple[Batch, ...]
-    sample_ids: Ints
-    valid_tokens: int
-    wait_s: float
-
-
-def rows_of_rank(count: int, micro_batch: int, dp_rank: int, dp_size: int) -> Ints:
-    """Which of `count` rows a rank takes, micro-batch by micro-batch; -1 for padding [R].
-
-    Micro-batch a of rank r holds rows (a * dp_size + r) * micro_batch onwards: whatever dp_size, together
-    the ranks take each row once, and all have ceil(count / (dp_size * micro_batch)) micro-batches.
-    """
-    steps = -(-count // (dp_size * micro_batch))
-    rows = np.arange(steps * dp_size * micro_batch, dtype=np.int64).reshape(steps, dp_size, micro_batch)
-    mine = rows[:, dp_rank].reshape(-1)
-    return np.where(mine < count, mine, PADDING)
-
-
-def make_batch(windows: Ints, real: npt.NDArray[np.bool_], *, eos_id: int, document_mask: bool) -> Batch:
-    """Cut windows [B, S + 1] into tokens and the labels that follow them.
-
-    With `document_mask`, positions restart at 0 after each EOS and the label that crosses one is masked.
-    Rows that are not `real` [B] are masked whole.
-    """
-    tokens = windows[:, :-1]
-    steps = np.arange(tokens.shape[1], dtype=np.int64)
-    loss_mask = np.repeat(real[:, None], len(steps), axis=1)
-    positions = np.repeat(steps[None], len(tokens), axis=0)
-    if document_mask:
-        is_eos = tokens == eos_id
-        loss_mask &= ~is_eos
-        begins = np.zeros_like(positions)
-        begins[:, 1:] = np.where(is_eos[:, :-1], steps[1:], 0)
-        positions -= np.maximum.accumulate(begins, axis=1)
-    return Batch(
-        tokens=torch.from_numpy(np.ascontiguousarray(tokens)),
-        labels=torch.from_numpy(np.ascontiguousarray(windows[:, 1:])),
-        positions=torch.from_numpy(positions),
-        loss_mask=torch.from_numpy(loss_mask),
-        valid_tokens=int(loss_mask.sum()),
-    )
+    first: int
+    skipped: Ranges
+    ids: Ints
+    real: Ints
+    reads: Reads
+    ends: Ints
 
 
 class Loader:
@@ -102,7 +66,7 @@ class Loader:
 
     def __init__(
         self,
-        dataset: Windows,
+        dataset: Samples,
         order: SampleOrder,
         *,
         global_batch: int,
@@ -112,21 +76,26 @@ class Loader:
         sequence_length: int,
         document_mask: bool,
         prefetch: int,
+        lookahead: Lookahead | None = None,
     ) -> None:
-        """`prefetch` is how many global batches are made ahead; 0 means none, and no thread."""
+        """`prefetch` is how many global batches are made ahead; 0 means none, and no thread. The loader
+        closes the `lookahead`."""
         assert global_batch > 0 and micro_batch > 0 and 0 <= dp_rank < dp_size and prefetch >= 0
-        self._dataset, self._order = dataset, order
+        self._dataset, self._order, self._files = dataset, order, dataset.shard_files
         self._global_batch, self._micro_batch = global_batch, micro_batch
         self._sequence_length, self._document_mask = sequence_length, document_mask
-        self._rows = rows_of_rank(global_batch, micro_batch, dp_rank, dp_size)
-        self._prefetch = prefetch
+        self._mine = rows_of_rank(global_batch, micro_batch, dp_rank, dp_size)
+        self._rows = Rows(len(self._mine), sequence_length + 1, dataset.dtype, dataset.eos_id)
+        self._memory = Memory(len(self._mine), sequence_length)
+        self._plan: _Plan | None = None
+        self._prefetch, self._lookahead = prefetch, lookahead
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader") if prefetch else None
         self._ahead: dict[tuple[int, Ranges], Future[RankBatch]] = {}
 
     @property
     def micro_batches(self) -> int:
         """Micro-batches a global batch: the steps of gradient accumulation, equal on all ranks."""
-        return len(self._rows) // self._micro_batch
+        return len(self._mine) // self._micro_batch
 
     def batch(self, consumed_samples: int, skipped: Ranges = ()) -> RankBatch:
         """This rank's rows of the global batch that follows when so many samples that are not skipped were
@@ -135,6 +104,8 @@ class Loader:
         A position that was not foreseen is computed on the spot. Raises what reading the shards raises.
         """
         began = time.monotonic()
+        if self._lookahead is not None:
+            self._lookahead.reached(consumed_samples + (self._prefetch + 1) * self._global_batch, skipped)
         if self._thread is None:
             made = self._make(consumed_samples, skipped)
         else:
@@ -142,7 +113,9 @@ class Loader:
         return RankBatch(made.micro_batches, made.sample_ids, made.valid_tokens, time.monotonic() - began)
 
     def close(self) -> None:
-        """End the thread; what it had made ahead is dropped."""
+        """End the threads; what they had made ahead is dropped."""
+        if self._lookahead is not None:
+            self._lookahead.close()
         if self._thread is not None:
             self._thread.shutdown(wait=True, cancel_futures=True)
         self._ahead.clear()
@@ -158,26 +131,44 @@ class Loader:
         return self._ahead.pop(wanted[0]).result()
 
     def _make(self, consumed_samples: int, skipped: Ranges) -> RankBatch:
-        ids = samples(consumed_samples, self._global_batch, skipped)
-        located = self._order.find(ids)
-        rows, real = self._rows, self._rows != PADDING
-        # Padding is all EOS: ids that every model knows.
-        windows = np.full((len(rows), self._sequence_length + 1), self._dataset.eos_id, np.int64)
-        for which, source in enumerate(self._order.sources):
-            here = np.flatnonzero(real & (located.source[rows] == which))
-            if len(here):
-                found = np.empty((len(here), windows.shape[1]), np.int64)
-                self._dataset.read(source, located.window[rows[here]], self._sequence_length, found)
-                windows[here] = found
-        micro = tuple(
-            self._cut(windows[at : at + self._micro_batch], real[at : at + self._micro_batch])
-            for at in range(0, len(rows), self._micro_batch)
+        """By one thread alone: rows and plan are used again."""
+        plan = self._plan
+        step, rest = divmod(consumed_samples - plan.first, self._global_batch) if plan else (0, 0)
+        if plan is None or plan.skipped != skipped or rest or not 0 <= step < len(plan.ids):
+            plan, step = self._planned(consumed_samples, skipped), 0
+            self._plan = plan
+        reads = plan.reads[slice(plan.ends[step - 1] if step else 0, plan.ends[step])]
+        self._rows.fill(reads, self._files)
+        whole = make_batch(
+            self._rows.tokens,
+            plan.real[step],
+            eos_id=self._dataset.eos_id,
+            document_mask=self._document_mask,
+            memory=self._memory,
         )
-        sample_ids = np.where(real, ids[rows], PADDING)
-        return RankBatch(micro, sample_ids, sum(batch.valid_tokens for batch in micro), 0.0)
+        return RankBatch(whole.split(self._micro_batch), plan.ids[step], whole.valid_tokens, 0.0)
 
-    def _cut(self, windows: Ints, real: npt.NDArray[np.bool_]) -> Batch:
-        return make_batch(windows, real, eos_id=self._dataset.eos_id, document_mask=self._document_mask)
+    def _planned(self, consumed_samples: int, skipped: Ranges) -> _Plan:
+        """Many rows at a time, for the order costs the same for one as for a thousand."""
+        own = np.flatnonzero(self._mine != PADDING)
+        steps = max(1, min(LOCATED_TOGETHER // max(1, len(own)), BLOCK // self._global_batch))
+        begins = consumed_samples + self._global_batch * np.arange(steps, dtype=np.int64)
+        ids = np.full((steps, len(self._mine)), PADDING, np.int64)
+        ids[:, own] = numbered(begins[:, None] + self._mine[own], skipped)
+        found = self._order.find(ids[:, own].reshape(-1))
+        parts = []
+        for which, source in enumerate(self._order.sources):
+            here = np.flatnonzero(found.source == which)
+            reads = self._dataset.reads(source, found.window[here], self._sequence_length)
+            parts.append(replace(reads, row=here[reads.row]))
+        reads = Reads.joined(parts)
+        step, column = np.divmod(reads.row, max(1, len(own)))
+        reads = replace(reads, row=own[column])
+        real = np.zeros(ids.shape, np.int64)
+        np.maximum.at(real, (step, reads.row), reads.last // self._dataset.dtype.itemsize)
+        by_step = np.argsort(step, kind="stable")
+        reads, ends = reads[by_step], np.searchsorted(step[by_step], np.arange(steps), side="right")
+        return _Plan(consumed_samples, skipped, ids, real, reads, ends)
 
 
 def sequential_batches(
@@ -212,4 +203,5 @@ def sequential_batches(
         found = np.empty((int(real.sum()), sequence_length + 1), np.int64)
         dataset.read(source, chosen[mine[real]], sequence_length, found)
         windows[real] = found
-        yield make_batch(windows, real, eos_id=dataset.eos_id, document_mask=document_mask)
+        counts = np.where(real, sequence_length + 1, 0)
+        yield make_batch(windows, counts, eos_id=dataset.eos_id, document_mask=document_mask)

@@ -91,9 +91,19 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder}: {_why_no_dataset(folder)}; make it with `megatrain prepare`") from None
+    return parse_manifest(content, path)
+
+
+def parse_manifest(content: bytes, path: object) -> Manifest:
+    """A manifest from the bytes of its file, which `path` names in errors.
+
+    Raises what read_manifest raises.
+    """
+    try:
+        tree = json.loads(content)
     except ValueError as error:
         raise FailedWork(f"{path}: damaged, not JSON ({error}); prepare the dataset again") from None
     check_version(tree.get("format_version"), path)
@@ -112,7 +122,7 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def check_version(version: object, where: Path) -> None:
+def check_version(version: object, where: object) -> None:
     """Raise UserError unless this version of the stored format can be read."""
     require(isinstance(version, int), f"{where}: names no format version; it is not a dataset of megatrain")
     assert isinstance(version, int)

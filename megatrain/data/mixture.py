@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 import xxhash
 
 from megatrain.config import DataConfig
+from megatrain.data.cache import Cache
 from megatrain.data.dataset import TokenDataset
-from megatrain.data.order import SampleOrder
+from megatrain.data.files import most_open_files
+from megatrain.data.remote_dataset import open_remote, tokenizer_home
+from megatrain.data.rows import Ints
 from megatrain.data.tokenizer import Tokenizer
 from megatrain.errors import require
+from megatrain.remote import is_remote
 
 Split = Literal["train", "validation", "test"]
 
@@ -37,14 +40,17 @@ class TokenMixture:
         first = next(iter(self.members.values())).dataset
         self.folder = first.folder
         self.sources = tuple(self.members)
-        self.eos_id, self.vocab_size = first.eos_id, first.vocab_size
+        self.eos_id, self.vocab_size, self.dtype = first.eos_id, first.vocab_size, first.dtype
         self.tokenizer_hash = first.tokenizer_hash
         parts = [f"{name}={m.dataset.fingerprint}/{m.source}" for name, m in self.members.items()]
         self.fingerprint = xxhash.xxh3_128_hexdigest("\n".join(parts).encode())
 
     @staticmethod
-    def open(config: DataConfig, split: Split) -> TokenMixture:
-        """Raises UserError for an absent or damaged dataset, an unknown source, or two tokenizers."""
+    def open(config: DataConfig, split: Split, *, share: int = 0, shares: int = 1) -> TokenMixture:
+        """Of the shards' sizes every `shares`-th is looked at, from `share` on; none with data.verify=none.
+
+        Raises UserError for an absent or damaged dataset, an unknown source, or two tokenizers.
+        """
         require(
             config.sources,
             "data.sources is empty: name a folder made by `megatrain prepare`, e.g. "
@@ -52,7 +58,7 @@ class TokenMixture:
         )
         members: dict[str, Member] = {}
         places: set[tuple[Path, str]] = set()
-        opened = {source.path: TokenDataset.open(Path(source.path) / split) for source in config.sources}
+        opened = _open_all(config, split, share, shares)
         for source in config.sources:
             dataset = opened[source.path]
             require(
@@ -66,7 +72,7 @@ class TokenMixture:
                 places.add(place)
                 key = name if name not in members else f"{source.path}:{name}"
                 members[key] = Member(dataset, name, source.weight)
-        hashes = {m.dataset.tokenizer_hash: m.dataset.folder for m in members.values()}
+        hashes = {m.dataset.tokenizer_hash: m.dataset.files.folder for m in members.values()}
         require(
             len(hashes) == 1,
             "data.sources were made with different tokenizers: "
@@ -75,29 +81,64 @@ class TokenMixture:
         )
         return TokenMixture(members)
 
-    def order(self, sequence_length: int, seed: int) -> SampleOrder:
-        """The order of samples. Raises UserError where a source is smaller than one sample."""
-        weights = {name: m.weight for name, m in self.members.items() if m.weight is not None}
-        sizes = {name: self.windows(name, sequence_length) for name in self.sources}
-        return SampleOrder(sizes, weights or None, seed)
+    @property
+    def datasets(self) -> list[TokenDataset]:
+        """Each once."""
+        return list({id(m.dataset): m.dataset for m in self.members.values()}.values())
 
     def windows(self, source: str, sequence_length: int) -> int:
+        """See TokenDataset.windows."""
         member = self.members[source]
         return member.dataset.windows(member.source, sequence_length)
 
-    def read(
-        self, source: str, windows: npt.NDArray[np.int64], sequence_length: int, out: npt.NDArray[np.int64]
-    ) -> None:
+    def read(self, source: str, windows: Ints, sequence_length: int, out: npt.NDArray[Any]) -> None:
         """See TokenDataset.read."""
         member = self.members[source]
         member.dataset.read(member.source, windows, sequence_length, out)
 
-    def verify_share(self, share: int, shares: int) -> None:
-        """Re-hash every `shares`-th shard. Raises FailedWork naming a damaged one."""
-        datasets = {id(m.dataset): m.dataset for m in self.members.values()}
-        for dataset in datasets.values():
-            dataset.verify_shards(range(share, len(dataset.manifest.shards), shares))
-
     def tokenizer(self) -> Tokenizer:
         """The tokenizer beside the shards."""
         return next(iter(self.members.values())).dataset.tokenizer()
+
+
+def cache_of(config: DataConfig) -> Cache:
+    """The cache that the config names. Raises UserError where it names none."""
+    require(config.cache.folder is not None, "data.cache.folder: name a folder on each node's own disk")
+    assert config.cache.folder is not None
+    return Cache(Path(config.cache.folder), int(config.cache.gib * 2**30))
+
+
+def tokenizer_folder_of(path: str, config: DataConfig) -> Path:
+    """Where the tokenizer of a prepared dataset lies: beside it, or in the cache as a copy.
+
+    Raises UserError, FailedWork where a URL cannot be read.
+    """
+    return tokenizer_home(path, cache_of(config)) if is_remote(path) else local_path(path)
+
+
+def local_path(path: str) -> Path:
+    """A path that may be written as a file:// URL."""
+    return Path(path.removeprefix("file://"))
+
+
+def _open_all(config: DataConfig, split: Split, share: int, shares: int) -> dict[str, TokenDataset]:
+    """Each folder once, by its path."""
+    paths = dict.fromkeys(source.path for source in config.sources)
+    most_open = most_open_files(len(paths))
+
+    def check(count: int) -> Iterable[int]:
+        return range(share, count, shares) if config.verify != "none" else ()
+
+    return {
+        path: open_remote(
+            path, split, cache_of(config), most_open=most_open, retry_s=config.retry_s, check=check
+        )
+        if is_remote(path)
+        else TokenDataset.open(
+            local_path(path) / split,
+            most_open=most_open,
+            retry_s=config.retry_s,
+            check=check,
+        )
+        for path in paths
+    }

@@ -87,6 +87,34 @@ def read_shard(path: Path) -> Iterator[StoredDocument]:
 
     Raises UserError where it is not a shard, or one of a newer version.
     """
+    batch = _open_batch(path)
+    lists, doc_ids = batch.column("tokens"), batch.column("doc_id")
+    # Not to_numpy(): it imports pandas where that is installed.
+    offsets = np.frombuffer(lists.buffers()[1], np.int64)
+    values = np.frombuffer(lists.values.buffers()[1], token_dtype_of(str(lists.type.value_type)))
+    for row in range(batch.num_rows):
+        source = batch.column("source")[row].as_py()
+        yield StoredDocument(doc_ids[row].as_py(), source, values[offsets[row] : offsets[row + 1]])
+
+
+def document_bounds(path: Path) -> npt.NDArray[np.int64]:
+    """Where each document of a shard begins among its tokens, and where the last ends [documents + 1].
+
+    Raises what read_shard raises.
+    """
+    batch = _open_batch(path)
+    offsets = np.frombuffer(batch.column("tokens").buffers()[1], np.int64)
+    return offsets[: batch.num_rows + 1].copy()
+
+
+def token_dtype_of(name: str) -> np.dtype[Any]:
+    """The dtype by the name that a manifest or an Arrow schema gives it."""
+    require(name in ("uint16", "uint32"), f"tokens of type {name}: only uint16 and uint32 can be read")
+    return np.dtype(name)
+
+
+def _open_batch(path: Path) -> Any:
+    """The one record batch of a shard, mapped into memory."""
     import pyarrow as pa
 
     try:
@@ -97,20 +125,7 @@ def read_shard(path: Path) -> Iterator[StoredDocument]:
     if stored is None:
         raise UserError(f"{path}: an Arrow file, but not a shard of megatrain")
     check_version(json.loads(stored).get("format_version"), path)
-    batch = reader.get_batch(0)
-    lists, doc_ids = batch.column("tokens"), batch.column("doc_id")
-    # Not to_numpy(): it imports pandas where that is installed.
-    offsets = np.frombuffer(lists.buffers()[1], np.int64)
-    values = np.frombuffer(lists.values.buffers()[1], token_dtype_of(str(lists.type.value_type)))
-    for row in range(batch.num_rows):
-        source = batch.column("source")[row].as_py()
-        yield StoredDocument(doc_ids[row].as_py(), source, values[offsets[row] : offsets[row + 1]])
-
-
-def token_dtype_of(name: str) -> np.dtype[Any]:
-    """The dtype by the name that a manifest or an Arrow schema gives it."""
-    require(name in ("uint16", "uint32"), f"tokens of type {name}: only uint16 and uint32 can be read")
-    return np.dtype(name)
+    return reader.get_batch(0)
 
 
 def _values_offset(path: Path) -> int:

@@ -23,7 +23,11 @@ def merged(ranges: Iterable[Range]) -> Ranges:
 
 def samples(start: int, count: int, skipped: Ranges) -> Ints:
     """The samples numbered start .. start + count - 1 among those that are not skipped [count]."""
-    numbers = np.arange(start, start + count, dtype=np.int64)
+    return numbered(np.arange(start, start + count, dtype=np.int64), skipped)
+
+
+def numbered(numbers: Ints, skipped: Ranges) -> Ints:
+    """The samples of these numbers among those that are not skipped; numbers of any shape."""
     ranges = np.array(merged(skipped), np.int64).reshape(-1, 2)
     left_out = np.concatenate([[0], np.cumsum(ranges[:, 1] - ranges[:, 0])])
     # How many samples that are not skipped come before each range.

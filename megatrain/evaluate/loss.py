@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from megatrain.data.loader import Batch, sequential_batches
+from megatrain.data.batch import Batch
+from megatrain.data.loader import sequential_batches
 from megatrain.data.mixture import TokenMixture
 from megatrain.model import LossSum
 from megatrain.parallel.collectives import all_reduce

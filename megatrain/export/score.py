@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 
 from megatrain.config import Config
-from megatrain.data.loader import Batch, sequential_batches
+from megatrain.data.batch import Batch
+from megatrain.data.loader import sequential_batches
 from megatrain.data.mixture import Split, TokenMixture
 from megatrain.data.tokenizer import Tokenizer
 from megatrain.durable import replacing

@@ -13,6 +13,7 @@ from megatrain.checkpoint.place import Place, place_of_run
 from megatrain.checkpoint.read import Checkpoint, committed
 from megatrain.config import Config, load_config
 from megatrain.data.dataset import TokenDataset
+from megatrain.data.mixture import tokenizer_folder_of
 from megatrain.data.tokenizer import Tokenizer
 from megatrain.errors import FailedWork, UserError, require
 from megatrain.export.card import RunFacts
@@ -85,7 +86,7 @@ def sample_texts(config: Config, tokenizer: Tokenizer, *, per_source: int = 4) -
     """Real text of the run's data, for checks of an export; none where the data are not there any more."""
     texts = []
     for path in dict.fromkeys(source.path for source in config.data.sources):
-        splits = [Path(path) / name for name in ("validation", "train")]
+        splits = [Path(path) / name for name in ("validation", "train")]  # none where it is a URL
         for split in [split for split in splits if split.is_dir()][:1]:
             dataset = TokenDataset.open(split)
             if dataset.tokenizer_hash == tokenizer.hash:
@@ -120,7 +121,7 @@ def _tokenizer_folder(folder: str, config: Config | None) -> Path:
     assert config is not None
     paths = [config.tokenizer.folder] if config.tokenizer.folder else [s.path for s in config.data.sources]
     require(paths, f"{folder}: its config names no tokenizer.folder and no data.sources; name the folder")
-    return Path(paths[0])
+    return tokenizer_folder_of(paths[0], config.data)
 
 
 def _damage(place: Place, name: str) -> str | None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatrain.config import Config
-from megatrain.data.loader import PADDING
+from megatrain.data.batch import PADDING
 from megatrain.observe.report import last_of_each, read_lines
 from megatrain.observe.sinks import LineFile
 from megatrain.parallel.context import ParallelContext

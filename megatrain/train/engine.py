@@ -15,7 +15,7 @@ from megatrain.checkpoint import fragments
 from megatrain.checkpoint.read import Checkpoint
 from megatrain.checkpoint.store import load
 from megatrain.config import Config, Derived
-from megatrain.data.loader import Batch
+from megatrain.data.batch import Batch
 from megatrain.model import LossSum, Transformer
 from megatrain.model.flops import count_parameters
 from megatrain.model.init import build_model

@@ -22,7 +22,7 @@ from megatrain.checkpoint.store import (
 )
 from megatrain.checkpoint.tier import MAIN, Tier, near
 from megatrain.config import Config, FaultConfig, to_yaml
-from megatrain.data.loader import Loader
+from megatrain.data.training import open_loader
 from megatrain.durable import replacing, write_durably
 from megatrain.errors import FailedWork, UserError
 from megatrain.observe.log import RunLog
@@ -67,7 +67,7 @@ def open_session(
             watch.opened(hold.attempt)
         with keep_log(config, context, prepared.folder, hold) as log, _waits(config, context) as waits:
             if config.data.verify == "hash":
-                alike(lambda: prepared.train.verify_share(world.rank, world.size), context)
+                alike(lambda: prepared.samples.verify_share(world.rank, world.size), context)
             session, state = _put_together(config, context, prepared, hold, log, waits, watch, control)
             try:
                 yield session, state
@@ -109,16 +109,8 @@ def _put_together(
     state = _begin(config, prepared, engine, store, log, hold.attempt)
     _tell_of_faults(config, state, log)
     store.reserve(engine.held())
-    loader = Loader(
-        prepared.train,
-        prepared.order,
-        global_batch=config.train.global_batch,
-        micro_batch=config.train.micro_batch,
-        dp_rank=context.data.rank,
-        dp_size=context.data.size,
-        sequence_length=config.data.sequence_length,
-        document_mask=config.data.document_mask,
-        prefetch=config.data.prefetch,
+    loader = open_loader(
+        prepared.samples, prepared.order, config, dp_rank=context.data.rank, dp_size=context.data.size
     )
     slow = care.stragglers
     session = Session(

@@ -16,6 +16,7 @@ from megatrain.config import Config, Derived, derive
 from megatrain.data.mixture import TokenMixture
 from megatrain.data.order import SampleOrder
 from megatrain.data.tokenizer import Tokenizer
+from megatrain.data.training import TrainingSamples
 from megatrain.errors import FailedWork, UserError, require
 from megatrain.model.flops import count_parameters
 from megatrain.resilience.lease import read_holder
@@ -25,9 +26,9 @@ from megatrain.state import RunFolder, RunState
 # What the parts of a data fingerprint stand for.
 ORDER = (
     "the shards of data.sources changed",
-    "data.sources: which, or their weights, changed",
+    "data.sources: which, or their weights, or data.phases or data.shuffle changed",
     "data.sequence_length changed",
-    "data.document_mask changed",
+    "data.document_mask or data.packing changed",
 )
 STATE_BYTES = 12  # a parameter in a checkpoint: fp32 weight and two moments
 
@@ -39,6 +40,8 @@ class Prepared:
     derived: Derived
     train: TokenMixture
     validation: TokenMixture | None
+    samples: TrainingSamples
+    """Of `train`."""
     order: SampleOrder
     tokenizer: Tokenizer
     fingerprint: str
@@ -53,8 +56,10 @@ def prepare_run(config: Config, world: int, rank: int = 0) -> Prepared:
     """Raises UserError for whatever would stop the run later: exit 2 on the login node, not on a thousand
     GPUs. Rank 0 looks at the run's folder and at its checkpoints."""
     derived = derive(config, world)
-    train = TokenMixture.open(config.data, "train")
-    validation = TokenMixture.open(config.data, "validation") if config.evaluate.every else None
+    # Of the shards' sizes rank 0 looks at all, the others at a share: a file system has better things to do.
+    share = {"share": rank, "shares": world if rank else 1}
+    train = TokenMixture.open(config.data, "train", **share)
+    validation = TokenMixture.open(config.data, "validation", **share) if config.evaluate.every else None
     tokenizer = _tokenizer(config, train)
     padded, tensor = tokenizer.info.padded_vocab_size or tokenizer.vocab_size, config.parallel.tensor
     require(
@@ -62,9 +67,10 @@ def prepare_run(config: Config, world: int, rank: int = 0) -> Prepared:
         f"model.vocab_size ({config.model.vocab_size}) is below the tokenizer's {tokenizer.vocab_size}; "
         f"set it to {-(-padded // tensor) * tensor}, a multiple of parallel.tensor ({tensor})",
     )
-    order = train.order(config.data.sequence_length, config.run.seed)
-    mask = "mask" if config.data.document_mask else "concat"
-    fingerprint = f"{train.fingerprint}-{order.fingerprint}-{config.data.sequence_length}-{mask}"
+    samples = TrainingSamples(train, config.data)
+    order = samples.order(config.run.seed)
+    samples.require_room(order.sources)
+    fingerprint = samples.fingerprint(order)
     layout = {
         "world": world,
         "tensor": config.parallel.tensor,
@@ -89,7 +95,9 @@ def prepare_run(config: Config, world: int, rank: int = 0) -> Prepared:
             _check_newest(place, existing[0], config, identity, fingerprint)
         elif config.checkpoint.load_weights_from is not None:
             _check_weights(config.checkpoint.load_weights_from, identity)
-    return Prepared(derived, train, validation, order, tokenizer, fingerprint, identity, folder, place)
+    return Prepared(
+        derived, train, validation, samples, order, tokenizer, fingerprint, identity, folder, place
+    )
 
 
 def require_same_data(stored: RunState, ours: str, config: Config) -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from megatrain import faults
-from megatrain.data.loader import RankBatch
+from megatrain.data.batch import RankBatch
 from megatrain.errors import FailedWork
 from megatrain.parallel.collectives import finish
 from megatrain.parallel.context import Axis, ParallelContext

@@ -30,7 +30,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from megatrain.config import Config, derive, parse_config
-from megatrain.data.loader import Batch, RankBatch, make_batch
+from megatrain.data.batch import Batch, RankBatch, make_batch
 from megatrain.export.hf_config import hf_config
 from megatrain.export.names import to_hf
 from megatrain.model import model_plan
@@ -178,7 +178,7 @@ def _batch(config: Config, *, documents: bool) -> RankBatch:
     if documents:
         windows[random.random(shape) < 1 / 200] = EOS
     rows = np.arange(config.train.micro_batch)
-    batch = make_batch(windows, rows >= 0, eos_id=EOS, document_mask=documents)
+    batch = make_batch(windows, np.where(rows >= 0, windows.shape[1], 0), eos_id=EOS, document_mask=documents)
     return RankBatch((batch,), rows, batch.valid_tokens, 0.0)
 
 

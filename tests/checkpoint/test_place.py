@@ -19,6 +19,7 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wsgi import get_input_stream
 
+from megatrain import remote as remote_module
 from megatrain.checkpoint import place as place_module
 from megatrain.checkpoint.place import LocalPlace, Place, RemotePlace, blocks, open_place
 
@@ -111,7 +112,7 @@ def s3(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda self, context: 1e-3)
-    monkeypatch.setattr(place_module, "FIRST_WAIT_S", 1e-3)
+    monkeypatch.setattr(remote_module, "FIRST_WAIT_S", 1e-3)
 
 
 def fresh_fs() -> Any:
@@ -277,7 +278,7 @@ def test_what_fails_is_tried_again(flaky: tuple[RemotePlace, dict[str, int]], ca
 def test_waits_grow(flaky: tuple[RemotePlace, dict[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
     place, left = flaky
     waits: list[float] = []
-    monkeypatch.setattr(place_module, "FIRST_WAIT_S", 0.5)
+    monkeypatch.setattr(remote_module, "FIRST_WAIT_S", 0.5)
     monkeypatch.setattr(time, "sleep", waits.append)
     left["ls"] = 100
     with pytest.raises(OSError, match="tried 5 times"):

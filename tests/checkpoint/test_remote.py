@@ -64,7 +64,7 @@ def test_a_large_file_goes_in_parts(s3: Server, tmp_path: Path) -> None:
 def test_an_upload_that_fails_leaves_nothing(
     s3: Server, no_waiting: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("megatrain.checkpoint.place.TRIES", 2)
+    monkeypatch.setattr("megatrain.remote.TRIES", 2)
     place = remote(staging=tmp_path)
     place.write("big/x", views(b"old"))
     # Once each part had its tries, the whole is begun anew; the parts that had arrived are given back.
@@ -175,7 +175,7 @@ def test_an_endpoint_that_is_away(
 ) -> None:
     """It is tried again with growing waits, then one line and exit code 1."""
     waits: list[float] = []
-    monkeypatch.setattr("megatrain.checkpoint.place.time.sleep", waits.append)
+    monkeypatch.setattr("megatrain.remote.time.sleep", waits.append)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{reserve_port()}")
     fresh_fs()
     with caplog.at_level(logging.WARNING):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from megatrain.config import parse_config
+from megatrain.config import first_samples, parse_config
 from megatrain.config.rules import OWNED, PASSED, UNSUPPORTED
 from megatrain.errors import UserError
 
@@ -67,6 +67,28 @@ def error_of(*overrides: str) -> str:
         (("data.sources=[{path: a, weight: 1}]",), ("data.sources: a has a weight (1.0)", "name")),
         (("data.sources=[{path: a}, {path: a}]",), ("data.sources", "named twice")),
         (
+            (
+                "data.sources=[{path: a, name: x, weight: 1}]",
+                "data.phases=[{from_tokens: 0, weights: {x: 1}}]",
+            ),
+            ("data.sources: a has a weight (1.0)", "data.phases"),
+        ),
+        (
+            ("data.phases=[{from_tokens: 5, weights: {x: 1}}]",),
+            ("data.phases", "from_tokens=5", "begin at 0"),
+        ),
+        (
+            (
+                "data.sequence_length=100",
+                "data.phases=[{from_tokens: 0, weights: {x: 1}}, {from_tokens: 201, weights: {x: 2}}, "
+                "{from_tokens: 300, weights: {x: 1}}]",
+            ),
+            ("data.phases", "from_tokens 201 is followed by 300", "data.sequence_length (100)"),
+        ),
+        (("data.sources=[{path: 's3://b/x'}]",), ("data.sources: s3://b/x", "data.cache.folder")),
+        (("data.cache.folder=cache",), ("data.cache.folder (cache)", "absolute path")),
+        (("data.cache.folder='s3://b/c'",), ("data.cache.folder (s3://b/c)", "absolute path")),
+        (
             ("deepspeed.zero_optimisation.overlap_comm=true",),
             ("deepspeed.zero_optimisation", "passes:", "zero_optimization"),
         ),
@@ -112,3 +134,12 @@ def test_other_deepspeed_settings_pass_through() -> None:
 def test_no_deepspeed_key_is_in_two_lists() -> None:
     passed = {f"{name}.{key}" if inner else name for name, inner in PASSED.items() for key in (inner or {""})}
     assert not passed & set(OWNED) and not passed & set(UNSUPPORTED) and not set(OWNED) & set(UNSUPPORTED)
+
+
+def test_phases_begin_at_whole_samples() -> None:
+    phases = "{from_tokens: 0, weights: {x: 1}}, {from_tokens: 200, weights: {x: 1}}"
+    config = parse_config(
+        "", [f"data.phases=[{phases}, {{from_tokens: 1e12, weights: {{x: 1}}}}]", "data.sequence_length=100"]
+    )
+    assert first_samples(config.data) == (0, 2, 10**10)
+    assert first_samples(config.data.model_copy(update={"sequence_length": 3})) == (0, 67, 333_333_333_334)

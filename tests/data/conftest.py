@@ -19,6 +19,30 @@ def documents_of(rng: np.random.Generator, count: int, vocab_size: int) -> list[
     return [rng.integers(3, vocab_size, rng.integers(0, 40)).tolist() for _ in range(count)]
 
 
+def make_split(
+    path: Path, shards: Sequence[tuple[str, Sequence[Sequence[int]]]], vocab_size: int = 1000
+) -> Path:
+    """A split folder of these shards (source, documents)."""
+    path.mkdir(parents=True)
+    tokenizer = TokenizerInfo("sentencepiece", "0" * 32, vocab_size, EOS, 1)
+    infos = []
+    for number, (source, documents) in enumerate(shards):
+        ended = [[*document, EOS] for document in documents]
+        infos.append(
+            write_shard(
+                path / f"shard-{number:05d}.arrow",
+                source=source,
+                doc_ids=[xxhash.xxh3_128_digest(repr(document).encode()) for document in ended],
+                lengths=np.array([len(document) for document in ended], np.int64),
+                tokens=np.array([id_ for document in ended for id_ in document], token_dtype(vocab_size)),
+                tokenizer_hash=tokenizer.hash,
+                text_bytes=0,
+            )
+        )
+    write_manifest(path, Manifest("train", str(token_dtype(vocab_size)), tokenizer, tuple(infos)))
+    return path
+
+
 @pytest.fixture
 def make_dataset(tmp_path: Path) -> MakeDataset:
     def make(
@@ -31,25 +55,6 @@ def make_dataset(tmp_path: Path) -> MakeDataset:
         if isinstance(shards, Mapping):
             rng = np.random.default_rng(0)
             shards = [(name, documents_of(rng, count, vocab_size)) for name, count in shards.items()]
-        path = tmp_path / folder
-        path.mkdir(parents=True)
-        tokenizer = TokenizerInfo("sentencepiece", "0" * 32, vocab_size, EOS, 1)
-        infos = []
-        for number, (source, documents) in enumerate(shards):
-            ended = [[*document, EOS] for document in documents]
-            infos.append(
-                write_shard(
-                    path / f"shard-{number:05d}.arrow",
-                    source=source,
-                    doc_ids=[xxhash.xxh3_128_digest(repr(document).encode()) for document in ended],
-                    lengths=np.array([len(document) for document in ended], np.int64),
-                    tokens=np.array([id_ for document in ended for id_ in document], token_dtype(vocab_size)),
-                    tokenizer_hash=tokenizer.hash,
-                    text_bytes=0,
-                )
-            )
-        dtype = str(token_dtype(vocab_size))
-        write_manifest(path, Manifest("train", dtype, tokenizer, tuple(infos)))
-        return path
+        return make_split(tmp_path / folder, shards, vocab_size)
 
     return make

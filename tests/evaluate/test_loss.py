@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from megatrain.config import Config
-from megatrain.data.loader import Batch
+from megatrain.data.batch import Batch
 from megatrain.data.mixture import TokenMixture
 from megatrain.evaluate.loss import HeldOut, as_records, evaluate_loss, held_out
 from megatrain.model import LossSum

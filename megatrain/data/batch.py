@@ -1,0 +1,138 @@
+"""Batches: what one rank takes through the model, cut from rows of tokens."""
+
+# Shapes: R rows of this rank, B rows of a micro-batch, S sequence length.
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+PADDING = -1
+UNHELD = 3  # references to an array that only its tuple, a loop and the question itself hold
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch on one rank: `tokens`, `labels`, `positions` int64 and `loss_mask` bool, all [B, S].
+
+    They may share memory: do not write into them. `valid_tokens` is the number of labels that the mask lets
+    through.
+    """
+
+    tokens: torch.Tensor
+    labels: torch.Tensor
+    positions: torch.Tensor
+    loss_mask: torch.Tensor
+    valid_tokens: int
+
+    def split(self, rows: int) -> tuple[Batch, ...]:
+        """So many rows each, in order."""
+        if rows == len(self.tokens):
+            return (self,)
+        mask = self.loss_mask.numpy()
+        valid = (int(np.count_nonzero(mask[at : at + rows])) for at in range(0, len(mask), rows))
+        columns = (self.tokens, self.labels, self.positions, self.loss_mask)
+        parts = (torch.split(column, rows) for column in columns)
+        return tuple(Batch(*part) for part in zip(*parts, valid, strict=True))
+
+
+@dataclass(frozen=True)
+class RankBatch:
+    """This rank's part of one global batch; every rank has the same number of micro-batches.
+
+    `sample_ids` [R] are the global sample numbers of the rows, -1 for padding; `valid_tokens` counts this
+    rank's; `wait_s` is how long the caller was kept waiting.
+    """
+
+    micro_batches: tuple[Batch, ...]
+    sample_ids: Ints
+    valid_tokens: int
+    wait_s: float
+
+
+def rows_of_rank(count: int, micro_batch: int, dp_rank: int, dp_size: int) -> Ints:
+    """Which of `count` rows a rank takes, micro-batch by micro-batch; -1 for padding [R].
+
+    Micro-batch a of rank r holds rows (a * dp_size + r) * micro_batch onwards: whatever dp_size, together
+    the ranks take each row once, and all have ceil(count / (dp_size * micro_batch)) micro-batches.
+    """
+    steps = -(-count // (dp_size * micro_batch))
+    rows = np.arange(steps * dp_size * micro_batch, dtype=np.int64).reshape(steps, dp_size, micro_batch)
+    mine = rows[:, dp_rank].reshape(-1)
+    return np.where(mine < count, mine, PADDING)
+
+
+class Memory:
+    """Arrays for batches of one shape, used again once nobody holds the batch.
+
+    To get such memory from the system for each batch anew takes more time than to fill it.
+    """
+
+    def __init__(self, rows: int, width: int) -> None:
+        self._shapes = [((rows, width + 1), np.int64), ((rows, width), np.int64), ((rows, width), np.bool_)]
+        self._made: list[tuple[npt.NDArray[Any], ...]] = []
+
+    def take(self) -> tuple[npt.NDArray[Any], ...]:
+        """Rows [R, S + 1], positions [R, S], mask [R, S]; not initialised."""
+        for arrays in self._made:
+            # A tensor, or a view of one, that lives holds the array that it was made from.
+            if all(sys.getrefcount(array) == UNHELD for array in arrays):
+                return arrays
+        self._made.append(tuple(np.empty(shape, dtype) for shape, dtype in self._shapes))
+        return self._made[-1]
+
+
+def make_batch(
+    tokens: npt.NDArray[Any], real: Ints, *, eos_id: int, document_mask: bool, memory: Memory | None = None
+) -> Batch:
+    """Cut rows [B, S + 1] of any integer type into tokens and the labels that follow them.
+
+    Of a row the first `real` [B] tokens count; the labels behind them are masked. With `document_mask`,
+    positions restart at 0 after each EOS and the label that crosses one is masked.
+    """
+    count, width = len(tokens), tokens.shape[1] - 1
+    rows, positions, loss_mask = (memory or Memory(count, width)).take()
+    rows[...] = tokens
+    if document_mask:
+        np.not_equal(tokens[:, :-1], eos_id, out=loss_mask)
+        _count_positions(loss_mask, positions)
+        steps = torch.from_numpy(positions)
+    else:
+        loss_mask.fill(True)
+        steps = _steps(width).expand(count, width)
+    if real.min() <= width:
+        for row in np.flatnonzero(real <= width).tolist():
+            loss_mask[row, max(0, int(real[row]) - 1) :] = False
+    whole = torch.from_numpy(rows)
+    return Batch(
+        tokens=whole[:, :-1],
+        labels=whole[:, 1:],
+        positions=steps,
+        loss_mask=torch.from_numpy(loss_mask),
+        valid_tokens=int(np.count_nonzero(loss_mask)),
+    )
+
+
+def _count_positions(goes_on: npt.NDArray[np.bool_], out: Ints) -> None:
+    """Counts from 0 in each row [B, S], and again from 0 behind each place where no document goes on."""
+    count, width = goes_on.shape
+    ends = (~goes_on).ravel().nonzero()[0] + 1
+    begins = np.concatenate([ends[ends % width != 0], np.arange(width, (count + 1) * width, width)])
+    begins.sort()
+    # By memoryviews: for such short runs numpy's own slices take twice the time.
+    counts, steps, first = out.reshape(-1).data, _steps(width).numpy().data, 0
+    for last in begins.tolist():
+        counts[first:last] = steps[: last - first]
+        first = last
+
+
+@lru_cache(8)
+def _steps(width: int) -> torch.Tensor:
+    return torch.arange(width)
