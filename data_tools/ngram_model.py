@@ -45,8 +45,7 @@ class Table:
 
     @cached_property
     def _buckets(self) -> tuple[np.uint64, Ints]:
-        """The bits by which a key is shifted to its bucket; where each bucket begins, and the last one
-        ends."""
+        """By how many bits a key is shifted to its bucket; where each bucket begins and the last one ends."""
         bits = max(1, len(self.keys).bit_length() - 1)
         shift = np.uint64(64 - bits)
         begins = np.searchsorted(self.keys, np.arange(1 << bits, dtype=np.uint64) << shift)

@@ -1,6 +1,6 @@
-"""The n-grams of a text that occur more than once, found for ascending n from hashes of its words."""
+"""The n-grams of a text that occur more than once, found for ascending n from the hashes of its words."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,25 +26,28 @@ class RepeatedNgrams:
     first: Ints
 
 
-def repeated_ngrams(words: Hashes, largest: int) -> Iterator[RepeatedNgrams]:
-    """The repeated n-grams for n = 1, 2, ... `largest`; ends at the first n that has none.
+def repeated_ngrams(words: Hashes, sizes: Collection[int]) -> Iterator[RepeatedNgrams]:
+    """The repeated n-grams for each n of `sizes`, ascending; ends at the first n that has none.
 
-    An (n+1)-gram that occurs twice begins with an n-gram that does, so each n looks only at the places of the
-    one before.
+    A longer n-gram that occurs twice begins with a shorter one that does, so each n looks only at the places
+    of the one before.
     """
     starts = np.arange(len(words))
     hashes = np.zeros(len(words), np.uint64)
-    for size in range(1, largest + 1):
-        inside = starts + size <= len(words)
-        starts, hashes = starts[inside], hashes[inside]
-        hashes = hashes * _BASE + words[starts + (size - 1)]
+    for size in range(1, max(sizes, default=0) + 1):
+        inside = int(np.searchsorted(starts, len(words) - size, side="right"))
+        starts = starts[:inside]
+        hashes = hashes[:inside] * _BASE + words[starts + (size - 1)]
+        if size not in sizes:
+            continue
         group, counts = _groups(hashes)
-        kept = counts[group] > 1
-        if not kept.any():
-            return
+        repeated = counts > 1
+        kept = repeated[group]
         starts, hashes = starts[kept], hashes[kept]
-        renumbered = np.cumsum(counts > 1) - 1
-        group, counts = renumbered[group[kept]], counts[counts > 1]
+        if not len(starts):
+            return
+        renumbered = np.cumsum(repeated) - 1
+        group, counts = renumbered[group[kept]], counts[repeated]
         yield RepeatedNgrams(size, starts, group, counts, _first(group, len(counts)))
 
 
@@ -86,11 +89,15 @@ def _groups(hashes: Hashes) -> tuple[Ints, Ints]:
     """Which of the distinct values each is [n], and how often each value occurs."""
     order = np.argsort(hashes)
     ordered = hashes[order]
-    starts = np.ones(len(hashes), bool)
-    np.not_equal(ordered[1:], ordered[:-1], out=starts[1:])
+    begins = np.ones(len(hashes), bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=begins[1:])
     group = np.empty(len(hashes), np.int64)
-    group[order] = np.cumsum(starts) - 1
-    return group, np.diff(np.flatnonzero(starts), append=len(hashes))
+    group[order] = np.cumsum(begins) - 1
+    places = np.flatnonzero(begins)
+    counts = np.empty(len(places), np.int64)
+    np.subtract(places[1:], places[:-1], out=counts[:-1])
+    counts[-1:] = len(hashes) - places[-1:]
+    return group, counts
 
 
 def _first(group: Ints, num_groups: int) -> npt.NDArray[np.int64]:

@@ -11,13 +11,12 @@ _END = re.compile(r"""(?:[.!?]+["'”’)\]]*(?=\s|$)|[。！？｡．…]+[」�
 
 
 def ends_sentence(line: str) -> bool:
-    """Whether a line, without spaces at its end, ends with a sentence.
+    """Whether a line, without spaces at its end, ends as a sentence does.
 
-    Chinese closing quotes and brackets after the end are looked through, and "……", Chinese for an ellipsis,
-    is an end; "..." and a single "…" are not: they cut a text short.
+    Chinese closing quotes and brackets after the mark are looked through, and "……", Chinese for an ellipsis,
+    is one.
     """
-    line = line.rstrip(_CLOSING)
-    return (line[-1:] in TERMINAL and not line.endswith("...")) or line.endswith(_ELLIPSIS)
+    return line.rstrip(_CLOSING)[-1:] in TERMINAL or line.endswith(_ELLIPSIS)
 
 
 def count_sentences(text: str) -> int:

@@ -129,8 +129,10 @@ def hash_words(words: Sequence[str]) -> Hashes:
 
 
 def _trimmed(classes: npt.NDArray[np.uint8], begins: Ints, stops: Ints) -> tuple[Ints, Ints]:
-    """The words within runs between spaces and unspaced letters: from their first to their last letter or
-    digit; a run without one is a word where it stands alone."""
+    """The words within runs between spaces and unspaced letters: from the first letter or digit to the last.
+
+    A run without any is a word where it stands alone.
+    """
     inner = np.flatnonzero((classes & WORD) != 0)
     first = np.searchsorted(inner, begins)
     after = np.searchsorted(inner, stops)

@@ -96,7 +96,7 @@ def _fault(rules: C4Quality, policy_phrases: tuple[str, ...], line: str) -> str 
 
 
 def _ends(line: str) -> bool:
-    return line.endswith(_QUOTES) or ends_sentence(line)
+    return line.endswith(_QUOTES) or (ends_sentence(line) and not line.endswith("..."))
 
 
 def _has_long_word(line: str, most: int) -> bool:

@@ -87,9 +87,9 @@ def decode_page(content: bytes, declared: str | None) -> str:
         except UnicodeDecodeError:
             pass
     named = map_encoding_to_html5(declared, fallback_utf8=False) if declared else None
-    for encoding in named, detect_encoding(content, from_html_meta=True):
+    for encoding in filter(None, (named, detect_encoding(content, from_html_meta=True))):
         try:
-            return content.decode(encoding) if encoding else ""
+            return content.decode(encoding)
         except (UnicodeDecodeError, LookupError):
             continue
     return content.decode(detect_encoding(content) or "utf-8", "replace")

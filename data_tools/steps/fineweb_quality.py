@@ -37,7 +37,7 @@ def _step(rules: FinewebQuality, document: Document) -> Document | Drop:
     if not lines:
         return Drop("fineweb_quality.empty")
     total = len(lines)
-    ends = sum(map(ends_sentence, lines))
+    ends = sum(ends_sentence(line.rstrip()) for line in lines)
     if rules.min_lines_with_end is not None and ends < rules.min_lines_with_end * total:
         return Drop("fineweb_quality.lines_with_end", f"{ends} of {total} lines end with a sentence")
     most = rules.short_line_characters_unspaced if words.mostly_unspaced else rules.short_line_characters

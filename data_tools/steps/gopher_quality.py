@@ -103,10 +103,10 @@ def _symbols(rules: GopherQuality, analysis: Analysis) -> Drop | None:
 
 def _lines(rules: GopherQuality, analysis: Analysis) -> Drop | None:
     total = len(analysis.filled_lines)
-    bullets = sum(line.startswith(_BULLETS) for line in analysis.filled_lines)
+    bullets = sum(line.lstrip().startswith(_BULLETS) for line in analysis.filled_lines)
     if rules.max_bullet_lines is not None and bullets > rules.max_bullet_lines * total:
         return Drop("gopher_quality.bullet_lines", f"{bullets} of {total} lines start with a bullet")
-    ellipses = sum(line.endswith(_ELLIPSES) for line in analysis.filled_lines)
+    ellipses = sum(line.rstrip().endswith(_ELLIPSES) for line in analysis.filled_lines)
     if rules.max_ellipsis_lines is not None and ellipses > rules.max_ellipsis_lines * total:
         return Drop("gopher_quality.ellipsis_lines", f"{ellipses} of {total} lines end with an ellipsis")
     return None

@@ -73,7 +73,7 @@ def _repeated_ngrams(rules: GopherRepetition, analysis: Analysis) -> Drop | None
     top = {int(size * scale + 0.5): (size, most) for size, most in rules.max_top_ngram.items()}
     copied = {int(size * scale + 0.5): (size, most) for size, most in rules.max_duplicate_ngrams.items()}
     before = np.append(0, np.cumsum(words.lengths))
-    for ngrams in repeated_ngrams(words.hashes, max([0, *top, *copied])):
+    for ngrams in repeated_ngrams(words.hashes, {*top, *copied}):
         lengths = before[ngrams.starts + ngrams.size] - before[ngrams.starts]
         if rule := top.get(ngrams.size):
             spaces = 0 if words.mostly_unspaced else ngrams.size - 1

@@ -15,6 +15,7 @@ from data_tools.datasets.shards import open_splits
 from megatrain.cli.main import _parse
 from megatrain.config import load_config
 from megatrain.data.mixture import TokenMixture
+from megatrain.data.training import TrainingSamples
 from tests.cli.conftest import Call, Scene
 
 
@@ -34,7 +35,7 @@ def test_inspect_shows_sizes_and_the_same_documents_again(call: Call, scene: Sce
 def test_a_sample_of_a_run_comes_from_where_training_reads_it(call: Call, scene: Scene) -> None:
     config = load_config(scene.config)
     mixture = TokenMixture.open(config.data, "train")
-    order = mixture.order(32, config.run.seed)
+    order = TrainingSamples(mixture, config.data).order(config.run.seed)
     for sample in (0, 5, 70_000):
         located = order.locate(sample, 1)
         source, window = order.sources[int(located.source[0])], int(located.window[0])

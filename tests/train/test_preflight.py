@@ -51,7 +51,7 @@ def test_data_and_tokenizer(corpus: Path, tmp_path: Path) -> None:
     refused(r"data\.sources is empty", run_config(corpus, run, "data.sources=[]"))
     refused(rf"{tmp_path}/no/train: no such dataset folder", run_config(tmp_path / "no", run))
     refused(
-        r"model\.vocab_size \(300\) is below the tokenizer's 320; set it to 320, a multiple of",
+        r"model\.vocab_size \(300\) is below the tokenizer's 320; set it to 384, a multiple of",
         run_config(corpus, run, "model.vocab_size=300"),
     )
     refused(r"smaller than one sample", run_config(corpus, run, "data.sequence_length=100000"))

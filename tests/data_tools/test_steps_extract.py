@@ -1,0 +1,134 @@
+"""The text of pages: main text, charsets, pages that are none."""
+
+from typing import Literal
+
+import pytest
+
+from data_tools.document import Document, Drop
+from data_tools.steps.extract import Extract, decode_page
+from megatrain.errors import UserError
+from tests.data_tools.passages import CHINESE_PROSE, CLASSICAL_PROSE, ENGLISH_PROSE
+
+KOREAN = (
+    "곶 끝에 있는 등대는 십일 년 동안 꺼져 있었지만, 마을 의회는 다시 불을 켜기로 결정했다. "
+    "누가 그 제안을 했는지 아무도 몰랐으나 모두가 비용에 대해 한마디씩 했다."
+)
+Method = Literal["resiliparse", "trafilatura", "all_text"]
+
+
+def page(prose: str, charset: str = "") -> str:
+    """A page with a menu and a footer around some prose."""
+    meta = f'<meta charset="{charset}">' if charset else ""
+    paragraphs = "".join(f"<p>{paragraph}</p>" for paragraph in prose.strip().split("\n\n"))
+    return (
+        f"<html><head>{meta}<title>Title</title><style>p {{}}</style><script>var menu = 1;</script></head>"
+        "<body>"
+        "<nav><ul><li><a href='/'>MenuHome</a></li><li><a href='/b'>MenuNews</a></li></ul></nav>"
+        f"<article><h1>Heading</h1>{paragraphs}</article>"
+        "<footer><p>FooterNotice <a href='/c'>Imprint</a></p></footer></body></html>"
+    )
+
+
+def extract(content: bytes, method: Method = "resiliparse", **metadata: str) -> Document | Drop:
+    return Extract(method=method).build()(Document("", "web", dict(metadata), content=content))
+
+
+@pytest.mark.parametrize("method", ["resiliparse", "trafilatura"])
+@pytest.mark.parametrize("prose", [ENGLISH_PROSE, CHINESE_PROSE])
+def test_main_text_without_menu_and_footer(method: Method, prose: str) -> None:
+    found = extract(page(prose).encode(), method)
+    assert isinstance(found, Document)
+    assert found.content is None
+    for paragraph in prose.strip().split("\n\n"):
+        assert paragraph in found.text
+    for other in ("MenuHome", "FooterNotice", "var menu", "<p>"):
+        assert other not in found.text
+
+
+def test_all_text_keeps_the_menu_but_no_program() -> None:
+    found = extract(page(ENGLISH_PROSE).encode(), "all_text")
+    assert isinstance(found, Document)
+    assert "MenuHome" in found.text
+    assert "FooterNotice" in found.text
+    assert "var menu" not in found.text
+
+
+def test_plain_text_goes_on_as_it_is() -> None:
+    found = Extract().build()(Document("a <b> c", "books"))
+    assert isinstance(found, Document)
+    assert found.text == "a <b> c"
+
+
+CHARSETS = {
+    "utf-8": ENGLISH_PROSE,
+    "windows-1252": "Café – “naïve” façade, señor. " * 9,
+    "gb2312": "这是一个中文网页的测试，用来检验汉字编码。" * 9,
+    "gb18030": CHINESE_PROSE,
+    "big5": CLASSICAL_PROSE,
+    "shift_jis": "日本語の文章です。これは文字コードの試験です。" * 9,
+    "euc-kr": KOREAN,
+    "utf-16": CHINESE_PROSE,
+    "iso-2022-jp": "日本語の文章です。これは文字コードの試験です。" * 9,
+}
+
+
+@pytest.mark.parametrize("charset", CHARSETS)
+def test_every_charset_is_found_by_its_name_or_its_bytes(charset: str) -> None:
+    html = page(CHARSETS[charset])
+    named = page(CHARSETS[charset], charset)
+    assert decode_page(html.encode(charset), charset) == html
+    assert decode_page(named.encode(charset), None) == named
+    if charset != "euc-kr":  # By bytes alone it is taken for another charset of East Asia.
+        assert decode_page(html.encode(charset), None) == html
+
+
+def test_bytes_that_are_utf8_are_read_so_whatever_the_server_says() -> None:
+    content = page(CHINESE_PROSE).encode()
+    assert decode_page(content, "iso-8859-1") == content.decode()
+    assert decode_page(b"\xef\xbb\xbf" + content, "gb2312") == content.decode()
+    assert decode_page(content, "no-such-charset") == content.decode()
+
+
+def test_broken_bytes_are_replaced_and_counted() -> None:
+    content = page(CHINESE_PROSE, "utf-8").encode()
+    broken = content.replace("灯塔".encode(), "灯塔".encode()[:-1], 1)
+    found = extract(broken)
+    assert isinstance(found, Document)
+    assert found.counts == {"extract.invalid_characters": 1}
+    assert "海角尽头的灯\ufffd已经熄灭了" in found.text
+
+
+@pytest.mark.parametrize("method", ["resiliparse", "trafilatura", "all_text"])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"<html><body><script>x</script></body></html>", "extract.no_text"),
+        (b"", "extract.no_text"),
+        (b"<div>" * 100_000 + b"text", "extract.too_deep"),
+    ],
+)
+def test_pages_that_give_no_text_are_dropped(method: Method, content: bytes, reason: str) -> None:
+    found = extract(content, method)
+    assert isinstance(found, Drop)
+    assert found.reason == reason
+
+
+def test_a_page_that_is_too_large_is_not_read() -> None:
+    found = Extract(max_bytes=10).build()(Document("", "web", content=b"<p>hello world</p>"))
+    assert isinstance(found, Drop)
+    assert found.reason == "extract.too_large"
+
+
+def test_a_parser_that_fails_costs_one_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise RecursionError("too many")
+
+    monkeypatch.setattr("trafilatura.extract", fail)
+    found = extract(page(ENGLISH_PROSE).encode(), "trafilatura")
+    assert found == Drop("extract.failed", "RecursionError: too many")
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "trafilatura", None)
+    with pytest.raises(UserError, match=r"extract\.method trafilatura.*megatrain\[data\]"):
+        Extract(method="trafilatura").build()

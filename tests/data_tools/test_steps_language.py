@@ -1,0 +1,84 @@
+"""Language identification, offline."""
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_tools.document import Document, Drop
+from data_tools.steps.language import Language
+from megatrain.errors import UserError
+from tests.data_tools.passages import CHINESE_PROSE, CLASSICAL_PROSE, ENGLISH_PROSE, reason, run
+
+FRENCH = (
+    "Le phare était éteint depuis onze ans quand le conseil décida de le rallumer, et nul ne sut pourquoi."
+)
+JAPANESE = "岬の灯台は十一年のあいだ消えたままだったが、町の議会はもう一度灯をともすことに決めた。"
+VERSE = (
+    "床前明月光，疑是地上霜。\n舉頭望明月，低頭思故鄉。\n國破山河在，城春草木深。\n感時花濺淚，恨別鳥驚心。"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        (ENGLISH_PROSE, "en"),
+        (CHINESE_PROSE, "zh"),
+        (CLASSICAL_PROSE, "zh"),
+        (VERSE, "zh"),
+        (FRENCH, "fr"),
+        (JAPANESE, "ja"),
+        ("灯台は再び灯をともした。 half \ud800 pair", "ja"),
+    ],
+)
+def test_names_the_language(text: str, language: str) -> None:
+    found = run(Language().build(), text)
+    assert isinstance(found, Document)
+    assert found.metadata["language"] == language
+    assert 0.65 <= found.metadata["language_score"] <= 1
+
+
+def test_drops_other_languages_and_what_is_in_none() -> None:
+    step = Language(keep=("en", "zh")).build()
+    assert reason(step, ENGLISH_PROSE) is None
+    assert reason(step, CHINESE_PROSE) is None
+    assert reason(step, FRENCH) == "language.unwanted"
+    assert reason(step, JAPANESE) == "language.unwanted"
+    numbers = run(Language().build(), "1 2 3 4 5 6")
+    assert isinstance(numbers, Drop)
+    assert numbers.reason == "language.low_score"
+    assert reason(Language(min_score=0.0).build(), "1 2 3 4 5 6") is None
+
+
+def test_only_the_beginning_is_looked_at_when_told() -> None:
+    text = FRENCH + "\n" + ENGLISH_PROSE * 3
+    for characters, language in ((len(FRENCH), "fr"), (100_000, "en")):
+        found = run(Language(max_characters=characters, min_score=0).build(), text)
+        assert isinstance(found, Document)
+        assert found.metadata["language"] == language
+
+
+def test_nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    assert reason(Language(keep=("en",)).build(), ENGLISH_PROSE) is None
+    assert "robust_downloader" not in sys.modules
+
+
+def test_a_model_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("no model\n")
+    for name in ("missing.ftz", "words.txt"):
+        with pytest.raises(UserError, match=rf"language\.model: .*{name}"):
+            Language(model=str(tmp_path / name)).build()
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setitem(sys.modules, "fasttext", None)
+        with pytest.raises(UserError, match=r"megatrain\[data\]"):
+            Language().build()
+    with monkey.context() as patch:
+        patch.setattr("data_tools.steps.language.find_spec", lambda _: None)
+        with pytest.raises(UserError, match=r"lid\.176\.ftz"):
+            Language().build()
