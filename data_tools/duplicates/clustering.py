@@ -124,7 +124,7 @@ def _unite(forest: Ints, a: Ints, b: Ints) -> None:
         apart = a != b
         a, b = a[apart], b[apart]
         high, low = np.maximum(a, b), np.minimum(a, b)
-        np.minimum.at(forest, high, low)
+        forest[high] = low  # One of them where a root has several; the others come again.
         # Roots now hang on roots in chains: each step halves their length.
         while not np.array_equal(above := forest[forest[high]], forest[high]):
             forest[high] = above

@@ -66,10 +66,9 @@ def match(task: Match) -> int:
 
 
 def sorted_edges(left: Ints, right: Ints) -> Batch:
-    """Distinct edges between distinct rows, sorted by their right end."""
+    """Distinct edges, sorted by their right end."""
     order = np.lexsort([left, right])
     left, right = left[order], right[order]
     new = np.ones(len(left), bool)
     new[1:] = (left[1:] != left[:-1]) | (right[1:] != right[:-1])
-    moved = new & (left != right)  # A document may have one key twice.
-    return {"left": left[moved], "right": right[moved]}
+    return {"left": left[new], "right": right[new]}

@@ -68,10 +68,12 @@ class Splitter:
         if self._unit == "characters":
             kind[kind == LETTER] = ALONE
         length = folding.length.take(codes, mode="clip")
+        start, end = _bounds(kind)
         exponent = None
         if (length != 1).any():
             exponent = np.concatenate([[0], np.cumsum(length, dtype=np.int64)])
-        start, end = _bounds(kind)
+            visible = exponent[start] < exponent[end]
+            start, end = start[visible], end[visible]
         hashes = self._hasher(folding.value.take(codes, mode="clip"), start, end, exponent)
         ends = np.cumsum([len(piece.text) + 1 for piece in pieces])
         units = np.diff(np.searchsorted(start, ends), prepend=0)

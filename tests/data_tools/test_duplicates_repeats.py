@@ -220,6 +220,7 @@ def test_paragraphs_and_substrings_are_cut_together(tmp_path: Path) -> None:
         ("abcdef", [(3, 6), (0, 1)], "bc"),
         ("a cut b", [(2, 5)], "a b"),
         ("a\n\ncut\n\nb", [(3, 7)], "a\n\nb"),
+        ("a\n\ncut\n\n\nb", [(3, 7)], "a\n\nb"),
         ("cut\n\nb", [(0, 4)], "b"),
         ("a\ncut\nb", [(2, 6)], "a\nb"),
         ("all", [(0, 3)], ""),

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_tools.duplicates.applying import removed_documents
-from data_tools.duplicates.choosing import choose, plan_choices
-from data_tools.duplicates.clustering import cluster, plan_clustering
-from data_tools.duplicates.columns import open_batches
+from data_tools.duplicates.choosing import REMOVED, Choose, choose, plan_choices
+from data_tools.duplicates.clustering import LABELS, cluster, plan_clustering
+from data_tools.duplicates.columns import open_batches, write_batches
 from data_tools.duplicates.corpus import Corpus, Part, write_band_keys, write_exact_keys, write_ids
 from data_tools.duplicates.matching import EDGES, match, plan_matches
 from data_tools.duplicates.near import Signer
@@ -128,6 +128,24 @@ def test_documents_are_removed_by_id_not_by_place(tmp_path: Path) -> None:
     for other in (["one", "two", "three", "two"], texts[:3], [*texts, "four"]):
         with pytest.raises(FailedWork, match="the documents are not those that duplicates were found among"):
             removed_documents(corpus, 0, ids_of(other), [choice.out])
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 2, 3, 9])
+def test_the_least_id_stays_by_all_of_its_bits(tmp_path: Path, rows_at_once: int) -> None:
+    """Of the first source alone; of one id the first row."""
+    ids = np.array([[5, 9], [5, 3], [5, 3], [7, 1], [5, 4], [0, 0]], np.uint64)
+    for number, rows in enumerate((slice(0, 4), slice(4, 5), slice(5, 6))):
+        write_ids(tmp_path / f"ids-{number}", ids[rows])
+    counts, sources = (4, 1, 1), (0, 0, 1)
+    parts = [Part(s, n, tmp_path / f"ids-{i}") for i, (s, n) in enumerate(zip(sources, counts, strict=True))]
+    write_batches(tmp_path / "labels", LABELS, [{"label": np.zeros(6, np.int64)}])
+    task = Choose(
+        Corpus(("a", "b"), tuple(parts)), tmp_path / "labels", range(6), rows_at_once, tmp_path / "out"
+    )
+    assert choose(task).removed == 5
+    removed = [table.read(0, 6) for table in open_batches(task.out, REMOVED)]
+    assert [row for batch in removed for row in batch["row"].tolist()] == [0, 2, 3, 4, 5]
+    assert {row for batch in removed for row in batch["kept"].tolist()} == {1}
 
 
 def test_parts_out_of_order_and_damaged_tables_are_refused(tmp_path: Path) -> None:

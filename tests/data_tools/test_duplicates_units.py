@@ -44,6 +44,8 @@ def hashes(text: str, **settings: str) -> list[int]:
         ("世界，你好。", "世界 你好"),
         ("が", "か\u3099"),
         ("the\u200bre", "there"),
+        ("\ufeffHello", "hello"),
+        ("a \u200b b", "a b"),
         ("كِتَاب", "كتاب"),
         ("“quoted” — text…", '"quoted" - text...'),
         ("on 12 May 2024", "on 31 May 1999"),
