@@ -123,7 +123,7 @@ def _run_commands(verbs: Verbs) -> None:
         verbs,
         "report",
         commands.report,
-        "Where a run's time went, and its loss curve as a picture.",
+        "Where a run's time went, what ranks waited for each other, and its loss curve as a picture.",
         "report runs/quickstart",
     )
     report.add_argument("folder", type=Path, metavar="RUN")
