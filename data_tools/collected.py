@@ -108,8 +108,7 @@ class CollectedWriter:
             self._bands.append(self._signer.band_keys(texts))
         before = len(self._lengths) - len(texts)
         for name, keyer in self._keyers.items():
-            found = keyer.keys(texts)
-            self._repeats[name].append(RepeatKeys(found.key, found.document + before, found.at))
+            self._repeats[name].append(keyer.keys(texts, before))
 
 
 def batches_of(folder: Path, rows: npt.NDArray[np.int64] | None = None) -> Iterator[tuple[int, Any]]:

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from data_tools.document import StepSection
-from data_tools.duplicates.settings import Near, Paragraphs, Substrings
+from data_tools.duplicates.settings import Duplicates as DuplicatesSearch
 from data_tools.readers import Source
 from data_tools.sections import Count, Fraction, Section
 from data_tools.step_list import Steps
@@ -36,17 +36,9 @@ class SourceConfig(Source):
     """The share of its documents that is kept, chosen by the hash of their text."""
 
 
-class Duplicates(Section):
-    """Which documents count as the same; of those the first source's is kept."""
+class Duplicates(DuplicatesSearch):
+    """Which duplicates are removed, over all sources; of those the first source's is kept."""
 
-    exact: bool = True
-    """By the hash of the text after all steps."""
-    near: Near | None = None
-    """By MinHash of their n-grams."""
-    paragraphs: Paragraphs | None = None
-    """Paragraphs that an earlier document has are cut out."""
-    substrings: Substrings | None = None
-    """Long runs of words that an earlier document has are cut out."""
     keep_tables: bool = True
     """Keep beside the shards what later sources are compared with (16 bytes a document, and 12 for each band
     and paragraph): without it none can be added."""

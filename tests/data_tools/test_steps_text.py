@@ -1,15 +1,13 @@
 """The steps clean, length and boilerplate."""
 
 import pytest
-from data_tools.clean import clean
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from data_tools.config import Clean as CleanOfVersion1
 from data_tools.document import Document, Drop
 from data_tools.steps.boilerplate import Boilerplate
-from data_tools.steps.clean import Clean
+from data_tools.steps.clean import Clean, clean_text
 from data_tools.steps.length import Length
 from tests.data_tools.passages import CHINESE_PROSE, CLASSICAL_PROSE, ENGLISH_PROSE, reason, run
 
@@ -40,7 +38,7 @@ CHINESE_PAGE = """\
 def test_clean_is_what_version_1_did(text: str) -> None:
     found = Clean().build()(Document(text, "s"))
     assert isinstance(found, Document)
-    assert found.text == clean(text, CleanOfVersion1())
+    assert found.text == clean_text(text, fix_encoding=False)
 
 
 def test_clean_mends_mojibake_when_told() -> None:
