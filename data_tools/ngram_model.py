@@ -136,10 +136,13 @@ def load_model(path: Path) -> NgramModel:
                 f"({FORMAT_VERSION}); upgrade megatrain",
             )
             order = sum(1 for name in arrays.files if re.fullmatch(r"grams_\d+", name))
+            percentiles = np.asarray(arrays["percentiles"], np.float64)
+            if percentiles.shape != (101,):
+                raise ValueError("percentiles are not 101")
             return NgramModel(
                 grams=_tables(arrays, "grams", order),
                 contexts=_tables(arrays, "contexts", order),
-                percentiles=np.asarray(arrays["percentiles"], np.float64),
+                percentiles=percentiles,
             )
     except FileNotFoundError:
         raise UserError(f"{path}: no such model") from None

@@ -7,7 +7,8 @@ TERMINAL = frozenset(".!?‼‽⁇⁈⁉。！？｡．﹒﹖﹗؟۔।॥։።�
 # Marks that may follow the end of a sentence and close what it stands in.
 _CLOSING = "」』”’）》】〉〕"
 _ELLIPSIS = "……"
-_END = re.compile(r"""(?:[.!?]+["'”’)\]]*(?=\s|$)|[。！？｡．…]+[」』”’）】]*|[؟۔।॥։።፧។៕။]+)""")
+# Marks that end a sentence: those of the group always, Latin ones before a space or the text's end.
+_END = re.compile(r"""[.!?]+["'”’)\]]*|([。！？｡．…؟۔।॥։።፧។៕။]+[」』”’）】]*)""")
 
 
 def ends_sentence(line: str) -> bool:
@@ -21,4 +22,8 @@ def ends_sentence(line: str) -> bool:
 
 def count_sentences(text: str) -> int:
     """How many sentences a line has, by its marks; a line without any is one."""
-    return max(1, len(_END.findall(text)))
+    ends = sum(
+        match[1] is not None or match.end() == len(text) or text[match.end()].isspace()
+        for match in _END.finditer(text)
+    )
+    return max(1, ends)

@@ -82,7 +82,7 @@ class Words:
     @cached_property
     def mostly_unspaced(self) -> bool:
         """Whether the text is to be read as Chinese is: most words are letters of a script without spaces."""
-        return 2 * int(np.count_nonzero(self.unspaced)) > len(self)
+        return 2 * int(np.count_nonzero(self.unspaced)) > int(np.count_nonzero(self.spoken))
 
     @cached_property
     def hashes(self) -> Hashes:

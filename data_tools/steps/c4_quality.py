@@ -72,6 +72,8 @@ def _step(rules: C4Quality, policy_phrases: tuple[str, ...], document: Document)
         return Drop("c4_quality.too_few_sentences", f"{sentences} sentences")
     if kept != analysis.lines:
         document.text = _BREAKS.sub("\n\n", "\n".join(kept)).strip()
+        if not document.text:
+            return Drop("c4_quality.nothing_left", f"all of {len(analysis.lines)} lines")
     return document
 
 

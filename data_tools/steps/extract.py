@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 # As deep as browsers build a page (Chrome: 512). The main text of one of 16,000 took 9 seconds to find.
 _MOST_DEPTH = 512
 _TOO_DEEP = ">".join("*" * (_MOST_DEPTH + 1))
-
-
 # The text of a page's HTML; None where the page is nested too deep.
 TextOf = Callable[[str], str | None]
 
@@ -57,10 +55,8 @@ def _step(max_bytes: int, text_of: TextOf, document: Document) -> Document | Dro
         return document
     if len(content) > max_bytes:
         return Drop("extract.too_large", f"{len(content):,} bytes")
-    html = decode_page(content, document.metadata.get("charset"))
-    if "\ufffd" in html:
-        document.counts["extract.invalid_characters"] += html.count("\ufffd")
     try:
+        html = decode_page(content, document.metadata.get("charset"))
         text = text_of(html)
     except Exception as error:  # Whatever a parser makes of the web's worst page: one page less, not the end.
         return Drop("extract.failed", f"{type(error).__name__}: {error}")
@@ -68,6 +64,8 @@ def _step(max_bytes: int, text_of: TextOf, document: Document) -> Document | Dro
         return Drop("extract.too_deep", f"more than {_MOST_DEPTH} elements within one another")
     if not text or text.isspace():
         return Drop("extract.no_text", html[:200])
+    if "\ufffd" in html:
+        document.counts["extract.invalid_characters"] += html.count("\ufffd")
     document.text, document.content = text, None
     return document
 

@@ -1,8 +1,9 @@
 """Names the language of a document, offline, and drops what is in none of the wanted ones."""
 
+import difflib
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,13 +13,17 @@ from pydantic import Field
 
 from data_tools.document import Document, Drop, Step
 from data_tools.sections import Section, Share
-from megatrain.errors import UserError
+from megatrain.errors import UserError, require
 
 _MODEL = Path("resources", "lid.176.ftz")
+_LABEL = "__label__"
 _CANDIDATES = 5
 _KANA = re.compile("[\u3041-\u30fa\u31f0-\u31ff\uff66-\uff9d]")
 _HANGUL = re.compile("[\uac00-\ud7a3\u1100-\u11ff\u3131-\u318e]")
 _HAN = re.compile("[\u3400-\u9fff\U00020000-\U0003ffff]")
+
+# fastText's: the labels of a line, the likeliest first, and their scores.
+Predict = Callable[..., tuple[Sequence[str], Sequence[float]]]
 
 
 class Language(Section):
@@ -35,14 +40,25 @@ class Language(Section):
     model: str | None = None  # A fastText model of one's own with labels "__label__en"; null: lid.176.ftz.
 
     def build(self) -> Step:
-        """The step. Raises UserError where the model or its package is missing."""
-        return partial(_step, self, _classifier(self.model))
+        """The step. Raises UserError where the model or its package is missing, or knows no such language."""
+        predict = _load(self.model)
+        known = [label.removeprefix(_LABEL) for label in predict("", k=10_000, threshold=-1.0)[0]]
+        for language in self.keep:
+            near = difflib.get_close_matches(language.lower(), known, n=1, cutoff=0.4)
+            require(
+                language in known,
+                f"language.keep: the model knows no language {language!r}"
+                + (f"; did you mean {near[0]}?" if near else ""),
+            )
+        return partial(_step, self, predict)
 
 
-def _step(
-    rules: Language, classify: Callable[[str], tuple[str, float]], document: Document
-) -> Document | Drop:
-    language, score = classify(document.text[: rules.max_characters])
+def _step(rules: Language, predict: Predict, document: Document) -> Document | Drop:
+    text = document.text[: rules.max_characters]
+    # fastText takes one line, and refuses half a surrogate pair.
+    line = text.replace("\n", " ").encode("utf-8", "replace").decode()
+    labels, scores = predict(line, k=_CANDIDATES)
+    language, score = _best(text, [label.removeprefix(_LABEL) for label in labels], scores)
     document.metadata["language"] = language
     document.metadata["language_score"] = round(score, 4)
     found = f"{language} {score:.2f}"
@@ -53,28 +69,20 @@ def _step(
     return document
 
 
-def _classifier(model: str | None) -> Callable[[str], tuple[str, float]]:
+def _load(model: str | None) -> Predict:
     try:
         import fasttext
     except ImportError as error:
         raise UserError(f"language: {error}; install it with pip install 'megatrain[data]'") from None
     path = Path(model) if model else _bundled_model()
     try:
-        predict = fasttext.load_model(str(path)).predict
+        predict: Predict = fasttext.load_model(str(path)).predict
     except ValueError as error:
         raise UserError(f"language.model: {path}: {error}") from None
-
-    def classify(text: str) -> tuple[str, float]:
-        line = (
-            text.replace("\n", " ").encode("utf-8", "replace").decode()
-        )  # Half a surrogate pair is refused.
-        labels, scores = predict(line, k=_CANDIDATES)
-        return _best(text, [label.removeprefix("__label__") for label in labels], list(scores))
-
-    return classify
+    return predict
 
 
-def _best(text: str, languages: list[str], scores: list[float]) -> tuple[str, float]:
+def _best(text: str, languages: Sequence[str], scores: Sequence[float]) -> tuple[str, float]:
     """The likeliest language, when those whose own letters are absent give their part to Chinese."""
     total = defaultdict[str, float](float)
     not_chinese = {"ja": _KANA, "ko": _HANGUL}

@@ -19,7 +19,7 @@ _EMAIL = re.compile(
     r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9][A-Za-z0-9._%+-]{0,63}@"
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9])"
 )
-_DOTTED_NUMBERS = re.compile(r"\d+(?:\.\d+)+", re.ASCII)
+_IPV4 = re.compile(r"\d(?<![\d.]\d)\d{0,2}(?:\.\d{1,3}){3}(?!\.?\d)", re.ASCII)
 # Public addresses are 2000::/3; the first group keeps the "::" of programs out.
 _IPV6 = re.compile(
     r"(?<![0-9A-Za-z:.])[23][0-9A-Fa-f]{3}(?::[0-9A-Fa-f]{0,4}){2,7}"
@@ -31,11 +31,11 @@ _PHONE = re.compile(
     r"|(?:1[ .-])?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[.-])\d{3}[.-]\d{4}"  # North America.
     r"|(?:86[ -]?)?1[3-9]\d(?:\d{8}|[ -]\d{4}[ -]\d{4})"  # China, mobile.
     r"|(?:\(0\d{2,3}\) ?|0\d{2,3}[ -])[2-9]\d{6,7}"  # China, landline.
-    r")(?![\d]|[.-]\d)",
+    r")(?!\d|[.-]\d)",
     re.ASCII,
 )
 _SECRET = re.compile(
-    r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----.{1,20000}?"
+    r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----(?:(?!-----).){1,20000}"
     r"-----END (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----"
     r"|(?<![A-Za-z0-9_])(?:"
     r"(?:AKIA|ASIA)[0-9A-Z]{16}"  # Amazon: access key.
@@ -45,7 +45,7 @@ _SECRET = re.compile(
     r"|xox[abeoprs]-[A-Za-z0-9-]{10,250}"  # Slack.
     r"|AIza[0-9A-Za-z_-]{35}"  # Google.
     r"|[rs]k_live_[0-9A-Za-z]{20,250}"  # Stripe.
-    r"|sk-(?:[A-Za-z]+-)*[A-Za-z0-9_-]{32,250}"  # OpenAI, Anthropic.
+    r"|sk-(?=[a-z0-9_-]{0,250}[A-Z])(?=[A-Za-z_-]{0,250}\d)[A-Za-z0-9_-]{32,250}"  # OpenAI, Anthropic.
     r"|eyJ[A-Za-z0-9_-]{10,2000}\.eyJ[A-Za-z0-9_-]{10,4000}\.[A-Za-z0-9_-]{10,2000}"  # JSON web token.
     r")(?![A-Za-z0-9_])",
     re.DOTALL,
@@ -61,7 +61,7 @@ _AWS_HINT = re.compile(r"[Ss][Ee][Cc][Rr][Ee][Tt]_?[AaKk]")
 _IPV4_HINT = re.compile(r"\d\.\d{1,3}\.\d")
 _IPV6_HINT = re.compile(r"[23][0-9A-Fa-f]{3}:")
 _DECIMAL = re.compile(r"\+\d+\.\d+")
-_PHONE_HINT = re.compile(r"\d[\d ().-]{5,}\d")
+_PHONE_HINT = re.compile(r"\d[\d ().-]{5,20}\d")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ _RULES = (
     _Rule("secret", _SECRET_HINT, _SECRET),
     _Rule("secret", _AWS_HINT, _AWS_SECRET),
     _Rule("email", re.compile("@"), _EMAIL),
-    _Rule("ip", _IPV4_HINT, _DOTTED_NUMBERS, _is_public_ipv4),
+    _Rule("ip", _IPV4_HINT, _IPV4, _is_public_ipv4),
     _Rule("ip", _IPV6_HINT, _IPV6, _is_public),
     _Rule("phone", _PHONE_HINT, _PHONE, _is_phone),
 )

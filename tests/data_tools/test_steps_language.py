@@ -1,5 +1,6 @@
 """Language identification, offline."""
 
+import re
 import socket
 import sys
 from pathlib import Path
@@ -49,6 +50,17 @@ def test_drops_other_languages_and_what_is_in_none() -> None:
     assert isinstance(numbers, Drop)
     assert numbers.reason == "language.low_score"
     assert reason(Language(min_score=0.0).build(), "1 2 3 4 5 6") is None
+
+
+def test_a_language_that_the_model_does_not_know_is_told() -> None:
+    """As "cn" it would drop all Chinese."""
+    for code, complaint in (
+        ("cn", "no language 'cn'"),
+        ("EN", "did you mean en?"),
+        ("zh-CN", "did you mean zh"),
+    ):
+        with pytest.raises(UserError, match=re.escape(complaint)):
+            Language(keep=("en", code)).build()
 
 
 def test_only_the_beginning_is_looked_at_when_told() -> None:

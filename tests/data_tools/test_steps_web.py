@@ -131,7 +131,8 @@ def test_c4_drops_a_document_by_its_rule(rule: str, line: str, off: str) -> None
 def test_c4_wants_five_sentences(text: str) -> None:
     assert reason(C4Quality().build(), text) == "c4_quality.too_few_sentences"
     assert reason(C4Quality(min_sentences=4).build(), text) is None
-    assert reason(C4Quality(min_sentences=None).build(), "") is None
+    assert reason(C4Quality(min_sentences=None).build(), text) is None
+    assert reason(C4Quality(min_sentences=None).build(), "Log in\n\nMenu") == "c4_quality.nothing_left"
 
 
 @pytest.mark.parametrize("text", PROSE)

@@ -41,6 +41,7 @@ def test_signs_alone_are_words_that_are_not_spoken() -> None:
 def test_reading_as_chinese_needs_most_words_to_be_letters_without_spaces() -> None:
     assert split_words("这是一个关于 Python 的测试").mostly_unspaced
     assert not split_words("The word 道 has no good translation").mostly_unspaced
+    assert split_words("表 | 一 | 二 | 三 |").mostly_unspaced
     assert not split_words("").mostly_unspaced
 
 
