@@ -61,6 +61,23 @@ def add_commands(verbs: Verbs) -> None:
     _import_command(kinds)
     _export_command(kinds)
     _training_commands(kinds)
+    _perplexity_command(kinds)
+
+
+def _perplexity_command(kinds: Verbs) -> None:
+    parser = command(
+        kinds,
+        "perplexity-model",
+        datasets.perplexity_model,
+        "Train the model of good text that the step perplexity judges by.",
+        "data perplexity-model good/*.jsonl.gz --out good.npz --calibrate crawl/sample.jsonl",
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE", help="good text: jsonl, txt, parquet, arrow, wet")
+    parser.add_argument("--out", type=Path, required=True, metavar="MODEL", help="the file to write")
+    parser.add_argument("--calibrate", nargs="+", default=[], metavar="FILE", help="percentiles are of these")
+    parser.add_argument("--text-column", default="text", help="(text)")
+    parser.add_argument("--order", type=int, default=3, help="words in an n-gram (3)")
+    parser.add_argument("--max-words", type=int, default=10_000_000, help="60 bytes of memory each (10 M)")
 
 
 def _training_commands(kinds: Verbs) -> None:

@@ -83,6 +83,22 @@ def tokenizer(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def perplexity_model(arguments: argparse.Namespace) -> int:
+    from data_tools.perplexity_model import make_model
+
+    model = make_model(
+        arguments.files,
+        arguments.out,
+        calibrating=arguments.calibrate,
+        text_column=arguments.text_column,
+        order=arguments.order,
+        max_words=arguments.max_words,
+    )
+    low, middle, high = (model.percentiles[at] for at in (10, 50, 90))
+    print(f"{arguments.out}: perplexity {low:.0f} at 10 %, {middle:.0f} at 50 %, {high:.0f} at 90 %")
+    return 0
+
+
 def import_(arguments: argparse.Namespace) -> int:
     from data_tools.convert.import_dataset import ImportConfig, import_dataset
     from data_tools.convert.inputs import Place
