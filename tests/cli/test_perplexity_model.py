@@ -22,7 +22,7 @@ def test_the_model_judges_as_it_was_trained(tmp_path: Path, capsys: pytest.Captu
     words = ["data", "perplexity-model", str(tmp_path / "good.jsonl"), "--out", str(model)]
     assert main([*words, "--text-column", "body"]) == 0
     assert "at 90 %" in capsys.readouterr().out
-    step = Perplexity(model=str(model), max_perplexity=100).build()
+    step = Perplexity(model=str(model), max_perplexity=10).build()
     assert isinstance(step(Document(texts[7], "s")), Document)
     assert isinstance(step(Document("zebra quartz jinx vow foxes waltz " * 9, "s")), Drop)
     assert main(words) == 2  # no field is called text
