@@ -42,7 +42,7 @@ def append(config: DataConfig, record: Mapping[str, Any], progress: Progress) ->
     alone = config.model_copy(update={"sources": new})
     inputs = find_inputs(alone)
     work = output.workshop(folder)
-    with engine(config.where) as run:
+    with engine(config.where, progress) as run:
         made = make(Workshop(work, alone, run, progress), inputs, folder, read_base(folder, set(has)))
     output.write_record(folder, added(record, made))
     shutil.rmtree(work)

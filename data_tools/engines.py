@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from data_tools.progress import Progress
 from data_tools.task import error_of, is_done, run
 from data_tools.where import Local, Ray, Slurm, Where
 from data_tools.workers import pool
@@ -36,7 +37,7 @@ class Engine(Protocol):
 
 
 @contextmanager
-def engine(where: Where) -> Iterator[Engine]:
+def engine(where: Where, progress: Progress) -> Iterator[Engine]:
     """The engine of a config section, ready for several stages. Raises UserError where it is not there."""
     match where:
         case Local():
@@ -47,7 +48,7 @@ def engine(where: Where) -> Iterator[Engine]:
                 shutil.which("sbatch") is not None,
                 "where.engine=slurm: no sbatch on this machine; start on a login node, or use engine=local",
             )
-            yield lambda stage, numbers: _slurm(where, stage, numbers)
+            yield lambda stage, numbers: _slurm(where, progress, stage, numbers)
         case Ray():
             with _ray(where) as ready:
                 yield ready
@@ -56,11 +57,15 @@ def engine(where: Where) -> Iterator[Engine]:
 # --- SLURM ---
 
 
-def _slurm(where: Slurm, stage: Path, numbers: Sequence[int]) -> Iterator[int]:
+def _slurm(where: Slurm, progress: Progress, stage: Path, numbers: Sequence[int]) -> Iterator[int]:
     """An array that was submitted before and still runs is waited for, not submitted again."""
     for first in range(0, len(numbers), MAX_ARRAY):
         part = numbers[first : first + MAX_ARRAY]
-        job = _running(stage) or _submit(where, stage, part)
+        if (job := _running(stage)) is not None:
+            progress.note(f"{stage.name}: waiting for SLURM's array {job}, which is in the queue")
+        else:
+            job = _submit(where, stage, part)
+            progress.note(f"{stage.name}: SLURM's array {job}, {len(part):,} tasks")
         yield from _await(job, stage, part)
 
 

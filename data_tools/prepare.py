@@ -54,7 +54,7 @@ def prepare(config: DataConfig, progress: Progress | None = None) -> Prepared:
             progress.note(f"{folder}: already prepared from this config and these files; nothing to do")
             return Prepared(folder, _manifests(folder), made_now=False)
         work = output.workshop(folder)
-        with engine(config.where) as run:
+        with engine(config.where, progress) as run:
             partial = output.begin(folder)
             made = make(Workshop(work, config, run, progress), inputs, partial, Base())
         output.commit(partial, folder, made)
