@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Protocol
 
 from data_tools.progress import Progress
-from data_tools.task import error_of, is_done, run
+from data_tools.task import error_of, is_done, run, sweep
 from data_tools.where import Local, Ray, Slurm, Where
-from data_tools.workers import pool
+from data_tools.workers import Map, pool
 from megatrain.errors import FailedWork, UserError, require
 
 POLL_S = 2.0
@@ -42,7 +42,7 @@ def engine(where: Where, progress: Progress) -> Iterator[Engine]:
     match where:
         case Local():
             with pool(where.workers) as over:
-                yield lambda stage, numbers: over(run, [(str(stage), number) for number in numbers])
+                yield lambda stage, numbers: _local(over, stage, numbers)
         case Slurm():
             require(
                 shutil.which("sbatch") is not None,
@@ -52,6 +52,11 @@ def engine(where: Where, progress: Progress) -> Iterator[Engine]:
         case Ray():
             with _ray(where) as ready:
                 yield ready
+
+
+def _local(over: Map, stage: Path, numbers: Sequence[int]) -> Iterator[int]:
+    sweep(stage)
+    return over(run, [(str(stage), number) for number in numbers])
 
 
 # --- SLURM ---
@@ -64,6 +69,7 @@ def _slurm(where: Slurm, progress: Progress, stage: Path, numbers: Sequence[int]
         if (job := _running(stage)) is not None:
             progress.note(f"{stage.name}: waiting for SLURM's array {job}, which is in the queue")
         else:
+            sweep(stage)  # no task of it is running
             job = _submit(where, stage, part)
             progress.note(f"{stage.name}: SLURM's array {job}, {len(part):,} tasks")
         yield from _await(job, stage, part)
@@ -163,6 +169,7 @@ def _ray(where: Ray) -> Iterator[Engine]:
     remote = ray.remote(num_cpus=where.cpus, memory=memory, max_retries=3)(run)
 
     def ready(stage: Path, numbers: Sequence[int]) -> Iterator[int]:
+        sweep(stage)
         waiting = [remote.remote((str(stage), number)) for number in numbers]
         while waiting:
             done, waiting = ray.wait(waiting)

@@ -5,7 +5,6 @@ order.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +38,6 @@ class Workshop:
         name = f"{kind}-{key_of(tasks, shared, decides)}"
         folder = self.folder / name
         tasks_of.write_stage(folder, kind, self.config, shared, tasks)
-        _sweep(folder)
         left = [number for number in range(len(tasks)) if not tasks_of.is_done(folder, number)]
         if len(left) < len(tasks):
             self.progress.note(f"{kind}: {len(tasks) - len(left):,} of {len(tasks):,} tasks were done before")
@@ -51,10 +49,3 @@ class Workshop:
 def key_of(*parts: Any) -> str:
     """A short hash of JSON values."""
     return xxhash.xxh3_64_hexdigest(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode())
-
-
-def _sweep(folder: Path) -> None:
-    """What tasks that were cut off left behind, and what was told of failures before."""
-    tasks_of.forget_errors(folder)
-    for path in folder.glob(".[0-9]*"):
-        shutil.rmtree(path, ignore_errors=True)

@@ -91,10 +91,18 @@ def error_of(stage: Path, number: int) -> UserError | FailedWork | None:
     return (UserError if tree["user"] else FailedWork)(tree["message"])
 
 
-def forget_errors(stage: Path) -> None:
-    """Before tasks are tried again."""
+def sweep(stage: Path) -> None:
+    """Remove what tasks that were cut off left behind, and what was told of failures; none may be running.
+
+    A room is renamed first: should its task live a moment longer, it finds the room gone, never half of it.
+    """
     for path in stage.glob("*.error"):
         path.unlink()
+    for path in stage.glob(".[0-9]*"):
+        swept = path.with_name(f".swept{path.name}")
+        os.rename(path, swept)
+    for path in stage.glob(".swept*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _put_in_place(room: Path, place: Path, result: Mapping[str, Any]) -> None:

@@ -28,7 +28,7 @@ def test_job_arrays_give_what_one_process_gives(cluster: Cluster, tmp_path: Path
     where = Slurm(engine="slurm", partition="main", memory_gib=1, time="30", at_once=2, options=("--nice=1",))
     path = tmp_path / "slurm.yaml"
     path.write_text(with_engine(config, "slurm", where).model_dump_json())
-    slow = {"MEGATRAIN_FAULT": "point=data.task,rank=4,hit=1+,do=slow,seconds=5"}
+    slow = {"MEGATRAIN_FAULT": "point=data.task,hit=1+,do=slow,seconds=4"}
     submitter = subprocess.Popen(
         [
             *cluster._enter("ctl"),
