@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 
 PADDING = -1
-UNHELD = 3  # references to an array that only its tuple, a loop and the question itself hold
 Ints = npt.NDArray[np.int64]
+Arrays = tuple[npt.NDArray[Any], ...]
 
 
 @dataclass(frozen=True)
@@ -77,46 +77,53 @@ class Memory:
 
     def __init__(self, rows: int, width: int) -> None:
         self._shapes = [((rows, width + 1), np.int64), ((rows, width), np.int64), ((rows, width), np.bool_)]
-        self._made: list[tuple[npt.NDArray[Any], ...]] = []
+        self._made: list[tuple[Arrays, list[int]]] = []
 
-    def take(self) -> tuple[npt.NDArray[Any], ...]:
+    def take(self) -> Arrays:
         """Rows [R, S + 1], positions [R, S], mask [R, S]; not initialised."""
-        for arrays in self._made:
+        for arrays, unheld in self._made:
             # A tensor, or a view of one, that lives holds the array that it was made from.
-            if all(sys.getrefcount(array) == UNHELD for array in arrays):
+            if _references(arrays) == unheld:
                 return arrays
-        self._made.append(tuple(np.empty(shape, dtype) for shape, dtype in self._shapes))
-        return self._made[-1]
+        made: Arrays = tuple(np.empty(shape, dtype) for shape, dtype in self._shapes)
+        self._made.append((made, _references(made)))
+        return made
 
 
 def make_batch(
-    tokens: npt.NDArray[Any], real: Ints, *, eos_id: int, document_mask: bool, memory: Memory | None = None
+    tokens: npt.NDArray[Any],
+    real: Ints | None,
+    *,
+    eos_id: int,
+    document_mask: bool,
+    memory: Memory | None = None,
 ) -> Batch:
     """Cut rows [B, S + 1] of any integer type into tokens and the labels that follow them.
 
-    Of a row the first `real` [B] tokens count; the labels behind them are masked. With `document_mask`,
-    positions restart at 0 after each EOS and the label that crosses one is masked.
+    Of a row the first `real` [B] tokens count, all with None; the labels behind them are masked. With
+    `document_mask`, positions restart at 0 after each EOS and the label that crosses one is masked.
     """
     count, width = len(tokens), tokens.shape[1] - 1
-    rows, positions, loss_mask = (memory or Memory(count, width)).take()
+    rows, positions, mask = (memory or Memory(count, width)).take()
     rows[...] = tokens
+    steps = _steps(width).expand(count, width)
     if document_mask:
-        np.not_equal(tokens[:, :-1], eos_id, out=loss_mask)
-        _count_positions(loss_mask, positions)
+        np.not_equal(tokens[:, :-1], eos_id, out=mask)
+        _count_positions(mask, positions)
         steps = torch.from_numpy(positions)
-    else:
-        loss_mask.fill(True)
-        steps = _steps(width).expand(count, width)
-    if real.min() <= width:
-        for row in np.flatnonzero(real <= width).tolist():
-            loss_mask[row, max(0, int(real[row]) - 1) :] = False
+    elif real is not None:
+        mask.fill(True)
+    for row in [] if real is None else np.flatnonzero(real <= width).tolist():
+        assert real is not None
+        mask[row, max(0, int(real[row]) - 1) :] = False
+    everything = real is None and not document_mask
     whole = torch.from_numpy(rows)
     return Batch(
         tokens=whole[:, :-1],
         labels=whole[:, 1:],
         positions=steps,
-        loss_mask=torch.from_numpy(loss_mask),
-        valid_tokens=int(np.count_nonzero(loss_mask)),
+        loss_mask=_all_true().expand(count, width) if everything else torch.from_numpy(mask),
+        valid_tokens=count * width if everything else int(np.count_nonzero(mask)),
     )
 
 
@@ -136,3 +143,12 @@ def _count_positions(goes_on: npt.NDArray[np.bool_], out: Ints) -> None:
 @lru_cache(8)
 def _steps(width: int) -> torch.Tensor:
     return torch.arange(width)
+
+
+@lru_cache(1)
+def _all_true() -> torch.Tensor:
+    return torch.ones(1, 1, dtype=torch.bool)
+
+
+def _references(arrays: Arrays) -> list[int]:
+    return [sys.getrefcount(array) for array in arrays]

@@ -73,7 +73,8 @@ class Cache:
                     _download(remote, name, known, file)
                     file.flush()
                     os.fsync(file.fileno())
-                os.replace(partial, path)
+                with self._locked("room"):  # who counts sees it under one of its names
+                    os.replace(partial, path)
             except BaseException as error:
                 partial.unlink(missing_ok=True)
                 if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -7,6 +7,7 @@ import os
 import resource
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -80,6 +81,13 @@ class File:
             self._files.close(self)  # after ESTALE only opening it again helps
             time.sleep(wait_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    def advise(self, offset: int, size: int) -> None:
+        """Say that these bytes will soon be read: the system fetches them meanwhile, many at a time."""
+        with suppress(OSError):  # who reads them will see
+            stream = self.stream or (None if self._files.folder.forgets else self._files.open(self))
+            if stream is not None and hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(stream.fileno(), offset, size, os.POSIX_FADV_WILLNEED)
 
     def _read_once(self, offset: int, out: memoryview) -> None:
         stream, done = self.stream or self._files.open(self), 0

@@ -18,11 +18,13 @@ from megatrain.data.batch import PADDING, Batch, Memory, RankBatch, make_batch, 
 from megatrain.data.files import File
 from megatrain.data.lookahead import Lookahead
 from megatrain.data.order import BLOCK, SampleOrder
-from megatrain.data.rows import Ints, Reads, Rows
+from megatrain.data.rows import Ints, Reads, Rows, advise
 from megatrain.data.skipped import Ranges, numbered
 from megatrain.errors import require
 
 LOCATED_TOGETHER = 4096  # rows: what the order costs at each call is then spread over many
+SLOW_READ_S = 4e-5  # a piece that takes longer did not come from memory, however busy the machine is
+SLOW_BATCHES = 32  # so long reading counts as slow after it was
 
 
 class Windows(Protocol):
@@ -51,14 +53,20 @@ class Samples(Protocol):
 @dataclass(frozen=True)
 class _Plan:
     """What to read for K global batches from sample position `first` on: ids of the rows [K, R], how many
-    tokens of each are real [K, R], and the reads, of which those of batch k end at `ends[k]`."""
+    tokens of each are real [K, R], which batches have no padding, and the reads; those of batch k end at
+    `ends[k]`."""
 
     first: int
     skipped: Ranges
     ids: Ints
     real: Ints
+    full: list[bool]
     reads: Reads
     ends: Ints
+
+    def reads_of(self, step: int) -> Reads:
+        """Those of one global batch."""
+        return self.reads[slice(self.ends[step - 1] if step else 0, self.ends[step])]
 
 
 class Loader:
@@ -88,6 +96,7 @@ class Loader:
         self._rows = Rows(len(self._mine), sequence_length + 1, dataset.dtype, dataset.eos_id)
         self._memory = Memory(len(self._mine), sequence_length)
         self._plan: _Plan | None = None
+        self._advised, self._slow = 0, SLOW_BATCHES
         self._prefetch, self._lookahead = prefetch, lookahead
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader") if prefetch else None
         self._ahead: dict[tuple[int, Ranges], Future[RankBatch]] = {}
@@ -136,17 +145,27 @@ class Loader:
         step, rest = divmod(consumed_samples - plan.first, self._global_batch) if plan else (0, 0)
         if plan is None or plan.skipped != skipped or rest or not 0 <= step < len(plan.ids):
             plan, step = self._planned(consumed_samples, skipped), 0
-            self._plan = plan
-        reads = plan.reads[slice(plan.ends[step - 1] if step else 0, plan.ends[step])]
-        self._rows.fill(reads, self._files)
+            self._plan, self._advised = plan, 0
+        self._read(plan, step)
         whole = make_batch(
             self._rows.tokens,
-            plan.real[step],
+            None if plan.full[step] else plan.real[step],
             eos_id=self._dataset.eos_id,
             document_mask=self._document_mask,
             memory=self._memory,
         )
         return RankBatch(whole.split(self._micro_batch), plan.ids[step], whole.valid_tokens, 0.0)
+
+    def _read(self, plan: _Plan, step: int) -> None:
+        """Read the rows of a batch; where reading is slow, ask for those of the next meanwhile."""
+        if self._slow:
+            for ahead in range(max(step, self._advised), min(step + 2, len(plan.ids))):
+                advise(plan.reads_of(ahead), self._files)
+                self._advised = ahead + 1
+        reads, began = plan.reads_of(step), time.monotonic()
+        self._rows.fill(reads, self._files)
+        is_slow = time.monotonic() - began > SLOW_READ_S * len(reads.row)
+        self._slow = SLOW_BATCHES if is_slow else max(0, self._slow - 1)
 
     def _planned(self, consumed_samples: int, skipped: Ranges) -> _Plan:
         """Many rows at a time, for the order costs the same for one as for a thousand."""
@@ -168,7 +187,8 @@ class Loader:
         np.maximum.at(real, (step, reads.row), reads.last // self._dataset.dtype.itemsize)
         by_step = np.argsort(step, kind="stable")
         reads, ends = reads[by_step], np.searchsorted(step[by_step], np.arange(steps), side="right")
-        return _Plan(consumed_samples, skipped, ids, real, reads, ends)
+        full: list[bool] = np.all(real > self._sequence_length, axis=1).tolist()
+        return _Plan(consumed_samples, skipped, ids, real, full, reads, ends)
 
 
 def sequential_batches(

@@ -59,6 +59,12 @@ class Reads:
         return Reads(*(np.concatenate(column) for column in columns))
 
 
+def advise(reads: Reads, files: Sequence[File]) -> None:
+    """Say that these pieces will soon be read."""
+    for _, number, offset, first, last in reads:
+        files[number].advise(offset, last - first)
+
+
 class Rows:
     """Memory for rows, used again for each batch: `tokens` [R, W] as the shards store them."""
 

@@ -147,6 +147,21 @@ def test_files_that_were_removed_are_let_go(forgetful: Shaky, tmp_path: Path) ->
     assert one.stream is None and other.stream is not None
 
 
+def test_what_will_soon_be_read_is_asked_for(folder: Shaky, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, *span: asked.append(span))
+    file = files_of(folder)("a")
+    file.advise(100, 50)
+    assert asked == [(100, 50, os.POSIX_FADV_WILLNEED)] and folder.opened == 1
+    assert read(file, 100, 50) == CONTENT[100:150] and folder.opened == 1
+    # What cannot be opened is told when it is read; nothing is fetched from afar for it.
+    folder.errors = [OSError(errno.EIO, "Input/output error")]
+    files_of(folder)("b").advise(0, 1)
+    folder.forgets = True
+    files_of(folder)("c").advise(0, 1)
+    assert len(asked) == 1 and folder.opened == 1
+
+
 def test_the_system_is_left_most_of_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
     for limit, folders, most in ((1024, 1, 256), (1024, 4, 64), (10**6, 1, 4096), (8, 9, 1), (-1, 1, 1024)):
         monkeypatch.setattr(files_module.resource, "getrlimit", lambda _, limit=limit: (limit, limit))

@@ -9,8 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from megatrain.data import loader as loader_module
 from megatrain.data.batch import Batch, make_batch, rows_of_rank
 from megatrain.data.dataset import TokenDataset
+from megatrain.data.files import File
 from megatrain.data.loader import Loader, sequential_batches
 from megatrain.data.order import SampleOrder
 from megatrain.errors import FailedWork, UserError
@@ -115,6 +117,25 @@ def test_prefetch_changes_nothing_and_jumps_are_allowed(dataset: TokenDataset) -
             assert len(ahead._ahead) == 3
     finally:
         ahead.close()
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_slow_reads_are_asked_for_a_batch_ahead(
+    dataset: TokenDataset, monkeypatch: pytest.MonkeyPatch, slow: bool
+) -> None:
+    plain = _loader(dataset)
+    wanted = [_rows(plain.batch(6 * step).micro_batches) for step in range(10)]
+    monkeypatch.setattr(loader_module, "SLOW_READ_S", -1.0 if slow else 1e9)
+    monkeypatch.setattr(loader_module, "SLOW_BATCHES", 3)
+    monkeypatch.setattr(loader_module, "LOCATED_TOGETHER", 30)  # rows: five batches
+    told: list[tuple[str, int]] = []
+    monkeypatch.setattr(File, "advise", lambda self, offset, size: told.append((self.name, offset)))
+    loader = _loader(dataset)
+    for step in range(10):
+        rows = zip(_rows(loader.batch(6 * step).micro_batches), wanted[step], strict=True)
+        assert all(itertools.starmap(torch.equal, rows)), "it changes nothing"
+    # Two plans of five batches; without slow reads the first three batches, and the one after, are enough.
+    assert len(told) == len(set(told)) == (60 if slow else 24)
 
 
 def test_an_error_in_the_thread_reaches_the_caller(dataset: TokenDataset) -> None:

@@ -15,8 +15,7 @@ from megatrain.config import Config, parse_config, to_yaml
 from megatrain.data import files as files_module
 from megatrain.data.batch import RankBatch
 from megatrain.data.loader import Loader
-from megatrain.data.mixture import TokenMixture, cache_of
-from megatrain.data.remote_dataset import tokenizer_home
+from megatrain.data.mixture import TokenMixture, cache_of, tokenizer_folder_of
 from megatrain.data.tokenizer import Tokenizer
 from megatrain.data.training import TrainingSamples, open_loader
 from megatrain.errors import FailedWork, UserError
@@ -109,8 +108,8 @@ def test_the_tokenizer_comes_along(bucket: Server, tmp_path: Path) -> None:
     mixture = TokenMixture.open(config.data, "train")
     local = Tokenizer.load(tmp_path / "local")
     assert mixture.tokenizer().hash == local.hash == mixture.tokenizer_hash
-    home = tokenizer_home(URL, mixture.datasets[0].remote.cache)  # type: ignore[union-attr]
-    assert Tokenizer.load(home).hash == local.hash
+    assert Tokenizer.load(tokenizer_folder_of(URL, config.data)).hash == local.hash
+    assert tokenizer_folder_of(f"file://{tmp_path}/local", config.data) == tmp_path / "local"
     prepared = prepare_run(cached(tmp_path, "evaluate.every=5"), 2)
     assert prepared.tokenizer.hash == local.hash and prepared.validation is not None
     out = np.empty((1, S + 1), np.int64)

@@ -7,19 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from data_tools.packing import pack
 from megatrain.cli.main import main
 from megatrain.config import Config, to_yaml
 from megatrain.errors import UserError
 from megatrain.observe.samples import read_samples
 from megatrain.state import RunFolder
 from megatrain.train.past import samples_of_step
-from tests.distributed.corpus import Play, run_config
+from tests.distributed.corpus import Play, curve, run_config
 from tests.distributed.ranks import run_ranks
 from tests.faults.test_bad_numbers import ROLLBACK, TWO_BAD, play_bad
 
 PHASES = (
     "data.phases=[{from_tokens: 0, weights: {prose: 3, verse: 1}}, {from_tokens: 700, weights: {verse: 1}}]"
 )
+LONGER = "data.sequence_length=64"  # of which a row has room for two ends of documents
 BLOCKS = ("data.shuffle.kind=block", "data.shuffle.block=4", "data.shuffle.window=3")
 
 
@@ -35,15 +37,23 @@ def folder(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     def config(name: str, *options: str) -> Config:
         return run_config(corpus, folder / name, *ROLLBACK, PHASES, *BLOCKS, *options)
 
-    plays = [Play(config("plain", "train.steps=4")), Play(config("back"), touch={7: "STOP"})]
+    shutil.copytree(corpus, folder / "data")
+    pack(folder / "data" / "train", 64)
+    own = (f"data.sources=[{{path: '{folder / 'data'}'}}]", "data.packing=best_fit", LONGER, "train.steps=4")
+    plays = [
+        Play(config("plain", "train.steps=4")),
+        Play(config("back"), touch={7: "STOP"}),
+        Play(config("packed", *own)),
+        Play(config("packed concat", *own, "data.document_mask=false")),
+    ]
     ends = run_ranks(play_bad, 2, plays, {"back": TWO_BAD})
-    assert [end[0] for end in ends] == ["done", "done"] and ends[0][1] == "asked"
+    assert ends == [["done", "asked", "done", "done"]] * 2
     (folder / "back.yaml").write_text(to_yaml(config("back")))
     return folder
 
 
 def test_what_was_read(folder: Path) -> None:
-    for name, last in (("plain", 4), ("back", 7)):
+    for name, last in (("plain", 4), ("back", 7), ("packed", 4), ("packed concat", 4)):
         read = read_samples(RunFolder(folder / name))
         assert max(read) >= last
         for step, ranks in read.items():
@@ -51,6 +61,13 @@ def test_what_was_read(folder: Path) -> None:
     everything = [sample for step in range(1, 8) for sample in told(folder / "back", step)]
     left_out = set(range(20, 30))
     assert everything == [sample for sample in range(45) if sample not in left_out]
+
+
+def test_packed_rows_are_trained_on(folder: Path) -> None:
+    losses = [told[0] for told in curve(folder / "packed").values()]
+    assert len(losses) == 4 and all(0 < loss < 7 for loss in losses)
+    # Attention over the borders of documents, and labels across them, make another loss.
+    assert losses != [told[0] for told in curve(folder / "packed concat").values()]
 
 
 def test_what_will_be_read(folder: Path, tmp_path: Path) -> None:
