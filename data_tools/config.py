@@ -160,7 +160,10 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 
 def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    location = list(first["loc"])
+    if location[:1] == ["where"]:
+        del location[1:2]  # the name of the engine, which is no key
+    where = ".".join(map(str, location))
     match first["type"]:
         case "extra_forbidden":
             near = difflib.get_close_matches(str(first["loc"][-1]), _known_keys(first["loc"][:-1]), n=1)

@@ -19,12 +19,17 @@ PREPARED = "prepared.json"
 def locked(output: Path) -> Iterator[None]:
     """Hold the one lock on an output folder; death releases it.
 
-    Raises UserError where another process holds it.
+    Raises UserError where another process holds it, or nothing can be written there.
     """
-    output.parent.mkdir(parents=True, exist_ok=True)
     path = output.with_name(f".{output.name}.lock")
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(
+                f"output ({output}): cannot be written: {error.strerror}; choose another"
+            ) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -146,6 +146,9 @@ def test_foreign_folders_and_two_at_once_are_refused(config: DataConfig, tmp_pat
             prepare.prepare(config.model_copy(update={"overwrite": overwrite}), QUIET)
     assert _files(folder).keys() == {"thesis.doc"}
     (folder / "thesis.doc").unlink()
+    inside = config.model_copy(update={"output": str(tmp_path / "a.jsonl" / "out")})
+    with pytest.raises(UserError, match=r"output \(.*a\.jsonl/out\): cannot be written"):
+        prepare.prepare(inside, QUIET)
     assert prepare.prepare(config, QUIET).made_now  # An empty folder is nobody's.
 
 
