@@ -6,7 +6,8 @@
 Pages: of the files (`corpus.py` makes some), until the two sizes are reached. Texts: what our extraction
 gives of English pages. MB (of UTF-8; of HTML for the extraction) per processor-second of one core, the median
 of the rounds; each step by itself on new documents, and the four filters in a row, a dropped document going
-no further. Without --peer ours alone. The peer is a Python with datatrove, apart from this one, since it pins
+no further. datatrove splits words by spaCy; what splits words is measured a second time with its hook for
+another splitter, given a regular expression. Without --peer ours alone. The peer is a Python with datatrove, apart from this one, since it pins
 other versions:
 
     python -m venv peer
@@ -52,10 +53,11 @@ Way = Callable[[], int]
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: what is measured, and the peer's step that it stands beside."""
+    """A line of the table: what is measured, and the peer's steps that it stands beside (none, one, or one
+    by spaCy and one by a regular expression)."""
 
     name: str
-    peer: str | None
+    peers: tuple[str, ...]
     size_mb: float
     way: Way
 
@@ -76,9 +78,9 @@ def rows(pages: Sequence[str], texts: Sequence[str]) -> list[Row]:
     page_mb = sum(map(len, html)) / 1e6
     text_mb = sum(len(text.encode()) for text in texts) / 1e6
 
-    def row(name: str, peer: str | None, *sections: Any) -> Row:
+    def row(name: str, peers: tuple[str, ...], *sections: Any) -> Row:
         steps = [section.build() for section in sections]
-        return Row(name, peer, text_mb, lambda: passed((Document(text, "web") for text in texts), steps))
+        return Row(name, peers, text_mb, lambda: passed((Document(text, "web") for text in texts), steps))
 
     extract = Extract().build()
     whole = 1_000_000_000
@@ -86,18 +88,23 @@ def rows(pages: Sequence[str], texts: Sequence[str]) -> list[Row]:
     return [
         Row(
             "extract",
-            "extract",
+            ("extract",),
             page_mb,
             lambda: passed((Document("", "web", content=page) for page in html), [extract]),
         ),
-        *(row(step, step, section) for step, section in zip(FILTER_NAMES, FILTERS, strict=True)),
-        row("the four in a row", "four", *FILTERS),
-        row("language, of the whole text", "language", Language(keep=("en",), max_characters=whole)),
-        row("language, as it is set", "language", Language(keep=("en",))),
-        row("pii, e-mail and IP", "pii", Pii(mask=("email", "ip"))),
-        row("pii, phones and secrets too", None, Pii()),
-        Row("minhash, 14 × 8, 5-grams", "minhash", text_mb, lambda: signed(signer, texts)),
+        *(row(step, both_of(step), section) for step, section in zip(FILTER_NAMES, FILTERS, strict=True)),
+        row("the four in a row", both_of("four"), *FILTERS),
+        row("language, of the whole text", ("language",), Language(keep=("en",), max_characters=whole)),
+        row("language, as it is set", ("language",), Language(keep=("en",))),
+        row("pii, e-mail and IP", ("pii",), Pii(mask=("email", "ip"))),
+        row("pii, phones and secrets too", (), Pii()),
+        Row("minhash, 14 × 8, 5-grams", both_of("minhash"), text_mb, lambda: signed(signer, texts)),
     ]
+
+
+def both_of(step: str) -> tuple[str, str]:
+    """A peer's step that splits words: with its default splitter, and with one by a regular expression."""
+    return step, f"{step} regex"
 
 
 def passed(documents: Iterator[Document], steps: Sequence[Step]) -> int:
@@ -191,12 +198,29 @@ def measure(
             found = ours.setdefault(row.name, Found([]))
             found.cpu_s.append(time.process_time() - began)
             found.kept = kept
-            if ask is None or row.peer is None or len(peers.setdefault(row.peer, Found([])).cpu_s) == number:
+            if ask is None:
                 continue
-            answer = ask(row.peer)
-            peers[row.peer].cpu_s.append(answer["cpu_s"])
-            peers[row.peer].kept = answer["kept"]
+            for peer in row.peers:
+                theirs = peers.setdefault(peer, Found([]))
+                if len(theirs.cpu_s) < number:
+                    answer = ask(peer)
+                    theirs.cpu_s.append(answer["cpu_s"])
+                    theirs.kept = answer["kept"]
     return {"ours": ours, "peer": peers}
+
+
+def print_table(table: Sequence[Row], found: Mapping[str, Mapping[str, Found]]) -> None:
+    print("| step | MB | megatrain | datatrove | ratio | words by a regular expression | ratio |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for row in table:
+        ours = found["ours"][row.name]
+        speed = ours.speed(row.size_mb)
+        cells = [row.name, f"{row.size_mb:.1f}", f"{speed:.2f} ({ours.kept:,})"]
+        for theirs in (found["peer"][peer] for peer in row.peers if peer in found["peer"]):
+            each = theirs.speed(row.size_mb)
+            cells += [f"{each:.2f} ({theirs.kept:,})", f"{speed / each:.1f}"]
+        cells += [""] * (7 - len(cells))
+        print(f"| {' | '.join(cells)} |")
 
 
 def main() -> None:
@@ -212,23 +236,14 @@ def main() -> None:
     table = rows(pages, texts)
     with peer_steps(options.peer, pages, texts) as ask:
         found = measure(table, ask, options.rounds)
-    results: list[dict[str, Any]] = []
     print(f"{len(pages):,} pages, {len(texts):,} texts; MB a processor-second, (documents kept)")
-    print("| step | MB | megatrain | datatrove | ratio |\n|---|---:|---:|---:|---:|")
-    for row in table:
-        ours = found["ours"][row.name]
-        peer = found["peer"].get(row.peer or "")
-        speed = ours.speed(row.size_mb)
-        cells = [row.name, f"{row.size_mb:.1f}", f"{speed:.2f} ({ours.kept:,})", "", ""]
-        if peer is not None:
-            theirs = peer.speed(row.size_mb)
-            cells[3:] = [f"{theirs:.2f} ({peer.kept:,})", f"{speed / theirs:.1f}"]
-        print(f"| {' | '.join(cells)} |")
-        results.append({"step": row.name, "mb": row.size_mb, "ours": vars(ours), "peer": peer and vars(peer)})
+    print_table(table, found)
     if options.peer is None:
         print("ours alone: --peer names a Python with datatrove (see --help)")
     if options.json is not None:
-        options.json.write_text(json.dumps(results, indent=1))
+        results = {side: {name: vars(one) for name, one in of.items()} for side, of in found.items()}
+        sizes = {row.name: row.size_mb for row in table}
+        options.json.write_text(json.dumps({"mb": sizes, **results}, indent=1))
 
 
 if __name__ == "__main__":

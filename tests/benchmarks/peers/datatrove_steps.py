@@ -2,14 +2,15 @@
 
     PYTHON datatrove_steps.py TEXTS.jsonl PAGES.jsonl lid.176.ftz
 
-Reads the name of a step a line, passes all texts (`extract`: pages) through it once and prints a line of
-JSON: the processor-seconds that took and how many documents were kept. Kernels alone, in one process, with
+Reads the name of a step a line ("minhash", "minhash regex": with words by a regular expression in place of
+spaCy), passes all texts (`extract`: pages) through it once and prints a line of JSON: the processor-seconds that took and how many documents were kept. Kernels alone, in one process, with
 nothing read or written meanwhile: without datatrove's sandbox for extraction and its files of signatures.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -30,31 +31,59 @@ from datatrove.pipeline.filters import (
 from datatrove.pipeline.formatters import PIIFormatter
 from datatrove.utils import lid
 from datatrove.utils.hashing import HashConfig
+from datatrove.utils.word_tokenizers import WordTokenizer
 
 WARM_UP = 20
+REGEX = " regex"
 Step = Callable[[str], Any]
 """Takes a document's text; gives something false where the document is dropped."""
 
 
+class RegexWords(WordTokenizer):  # type: ignore[misc]
+    """What datatrove takes in place of spaCy where it is given it: words and marks by a regular expression."""
+
+    _word, _sentence = re.compile(r"\w+|[^\w\s]"), re.compile(r"[^.!?]*[.!?]+|[^.!?]+$")
+
+    def word_tokenize(self, text: str) -> list[str]:
+        return self._word.findall(text)
+
+    def sent_tokenize(self, text: str) -> list[str]:
+        return [found for each in self._sentence.findall(text) if (found := each.strip())]
+
+    def span_tokenize(self, text: str) -> list[tuple[int, int]]:
+        return [found.span() for found in self._sentence.finditer(text)]
+
+
 def steps(model: str) -> dict[str, Step]:
-    """By name, with the settings of FineWeb's published script, but for the one where ours differ."""
+    """By name; those that split words a second time with another splitter."""
     lid.FT176LID.MODEL_URL = model  # else it is downloaded
+    regex = {f"{name}{REGEX}": step for name, step in of_words(RegexWords()).items()}
+    return {
+        "extract": Trafilatura(favour_precision=True).extract,
+        "language": passes([LanguageFilter(["en"])]),
+        "pii": PIIFormatter().format,
+        **of_words("eng"),
+        **regex,
+    }
+
+
+def of_words(language: Any) -> dict[str, Step]:
+    """With the settings of FineWeb's published script, but for the one where ours differ."""
     filters = {
-        "gopher_repetition": GopherRepetitionFilter(),
-        "gopher_quality": GopherQualityFilter(),
-        "c4_quality": C4QualityFilter(filter_no_terminal_punct=False),
-        "fineweb_quality": FineWebQualityFilter(char_duplicates_ratio=0.1),  # the paper's, and ours
+        "gopher_repetition": GopherRepetitionFilter(language=language),
+        "gopher_quality": GopherQualityFilter(language=language),
+        "c4_quality": C4QualityFilter(filter_no_terminal_punct=False, language=language),
+        # The ratio is the paper's, and ours.
+        "fineweb_quality": FineWebQualityFilter(char_duplicates_ratio=0.1, language=language),
     }
     signer = MinhashDedupSignature(
         "/nowhere",  # written to by its `run` alone
         MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8, hash_config=HashConfig(precision=64)),
+        language=language,
     )
     return {
-        "extract": Trafilatura(favour_precision=True).extract,
         **{name: passes([step]) for name, step in filters.items()},
         "four": passes(list(filters.values())),
-        "language": passes([LanguageFilter(["en"])]),
-        "pii": PIIFormatter().format,
         "minhash": lambda text: signer.get_signature(signer.get_shingles(text)),
     }
 
