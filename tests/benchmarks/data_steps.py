@@ -6,9 +6,9 @@
 Pages: of the files (`corpus.py` makes some), until the two sizes are reached. Texts: what our extraction
 gives of English pages. MB (of UTF-8; of HTML for the extraction) per processor-second of one core, the median
 of the rounds; each step by itself on new documents, and the four filters in a row, a dropped document going
-no further. datatrove splits words by spaCy; what splits words is measured a second time with its hook for
-another splitter, given a regular expression. Without --peer ours alone. The peer is a Python with datatrove, apart from this one, since it pins
-other versions:
+no further. datatrove splits words by spaCy; the steps that do are measured a second time with a regular
+expression given to its hook for another splitter. Without --peer ours alone. The peer is a Python with
+datatrove, apart from this one, since it pins other versions:
 
     python -m venv peer
     peer/bin/pip install 'datatrove[io,processing]==0.10.1' 'xxhash<4' lxml_html_clean spacy requests aiohttp

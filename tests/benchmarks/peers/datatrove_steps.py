@@ -2,9 +2,10 @@
 
     PYTHON datatrove_steps.py TEXTS.jsonl PAGES.jsonl lid.176.ftz
 
-Reads the name of a step a line ("minhash", "minhash regex": with words by a regular expression in place of
-spaCy), passes all texts (`extract`: pages) through it once and prints a line of JSON: the processor-seconds that took and how many documents were kept. Kernels alone, in one process, with
-nothing read or written meanwhile: without datatrove's sandbox for extraction and its files of signatures.
+Reads the name of a step a line ("minhash"; "minhash regex": with words by a regular expression in place of
+spaCy), passes all texts (`extract`: pages) through it once and prints a line of JSON: the processor-seconds
+that took and how many documents were kept. Kernels alone, in one process, with nothing read or written
+meanwhile: without datatrove's sandbox for extraction and its files of signatures.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ Step = Callable[[str], Any]
 
 
 class RegexWords(WordTokenizer):  # type: ignore[misc]
-    """What datatrove takes in place of spaCy where it is given it: words and marks by a regular expression."""
+    """What datatrove takes in place of spaCy where it is given it: words by a regular expression."""
 
     _word, _sentence = re.compile(r"\w+|[^\w\s]"), re.compile(r"[^.!?]*[.!?]+|[^.!?]+$")
 
