@@ -36,8 +36,12 @@ class Batch:
         """So many rows each, in order."""
         if rows == len(self.tokens):
             return (self,)
-        mask = self.loss_mask.numpy()
-        valid = (int(np.count_nonzero(mask[at : at + rows])) for at in range(0, len(mask), rows))
+        begins = range(0, len(self.tokens), rows)
+        if self.valid_tokens == self.loss_mask.numel():
+            valid = [rows * self.loss_mask.shape[1]] * len(begins)
+        else:
+            mask = self.loss_mask.numpy()
+            valid = [int(np.count_nonzero(mask[at : at + rows])) for at in begins]
         columns = (self.tokens, self.labels, self.positions, self.loss_mask)
         parts = (torch.split(column, rows) for column in columns)
         return tuple(Batch(*part) for part in zip(*parts, valid, strict=True))

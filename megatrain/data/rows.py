@@ -5,7 +5,6 @@ into."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -81,14 +80,6 @@ class Rows:
         Raises FailedWork naming the file that has become shorter than it was or cannot be read.
         """
         self.tokens.fill(self._padding)
-        views, whole, preadv = self._views, self._row_bytes, os.preadv
+        views, whole = self._views, self._row_bytes
         for row, number, offset, first, last in reads:
-            file = files[number]
-            stream = file.stream
-            out = views[row] if last - first == whole else views[row][first:last]
-            try:
-                done = stream is not None and preadv(stream.fileno(), [out], offset) == len(out)
-            except OSError:
-                done = False
-            if not done:
-                file.read_into(offset, out)
+            files[number].read_into(offset, views[row] if last - first == whole else views[row][first:last])

@@ -125,7 +125,7 @@ def test_slow_reads_are_asked_for_a_batch_ahead(
 ) -> None:
     plain = _loader(dataset)
     wanted = [_rows(plain.batch(6 * step).micro_batches) for step in range(10)]
-    monkeypatch.setattr(loader_module, "SLOW_READ_S", -1.0 if slow else 1e9)
+    monkeypatch.setattr(loader_module, "WAITED_SHARE", -1.0 if slow else 1e9)
     monkeypatch.setattr(loader_module, "SLOW_BATCHES", 3)
     monkeypatch.setattr(loader_module, "LOCATED_TOGETHER", 30)  # rows: five batches
     told: list[tuple[str, int]] = []
