@@ -33,13 +33,18 @@ class Batch:
     valid_tokens: int
 
     def split(self, rows: int) -> tuple[Batch, ...]:
-        """So many rows each, in order."""
+        """So many rows each, in order; `rows` divides their number."""
         if rows == len(self.tokens):
             return (self,)
-        mask = self.loss_mask.numpy()
-        valid = (int(np.count_nonzero(mask[at : at + rows])) for at in range(0, len(mask), rows))
+        begins = range(0, len(self.tokens), rows)
+        shape = (len(begins), rows, self.tokens.shape[1])
+        if self.valid_tokens == self.loss_mask.numel():
+            valid = [rows * self.loss_mask.shape[1]] * len(begins)
+        else:
+            mask = self.loss_mask.numpy()
+            valid = [int(np.count_nonzero(mask[at : at + rows])) for at in begins]
         columns = (self.tokens, self.labels, self.positions, self.loss_mask)
-        parts = (torch.split(column, rows) for column in columns)
+        parts = (column.view(shape).unbind() for column in columns)  # the fastest of torch's ways
         return tuple(Batch(*part) for part in zip(*parts, valid, strict=True))
 
 

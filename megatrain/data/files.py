@@ -65,6 +65,15 @@ class File:
 
         Raises FailedWork naming the file where it ends before, is gone, or could not be read for `retry_s`.
         """
+        stream = self.stream
+        try:
+            if stream is not None and os.preadv(stream.fileno(), [out], offset) == len(out):
+                return
+        except OSError:
+            pass
+        self._read_patiently(offset, out)
+
+    def _read_patiently(self, offset: int, out: memoryview) -> None:
         where, patience_s = f"{self._files.folder}/{self.name}", self._files.retry_s
         ends, wait_s = time.monotonic() + patience_s, FIRST_WAIT_S
         while True:

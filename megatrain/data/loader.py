@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,7 +24,7 @@ from megatrain.data.skipped import Ranges, numbered
 from megatrain.errors import require
 
 LOCATED_TOGETHER = 4096  # rows: what the order costs at each call is then spread over many
-SLOW_READ_S = 4e-5  # a piece that takes longer did not come from memory, however busy the machine is
+WAITED_SHARE = 0.25  # of the pieces, for which this thread had to wait: they did not come from memory
 SLOW_BATCHES = 32  # so long reading counts as slow after it was
 
 
@@ -162,9 +163,9 @@ class Loader:
             for ahead in range(max(step, self._advised), min(step + 2, len(plan.ids))):
                 advise(plan.reads_of(ahead), self._files)
                 self._advised = ahead + 1
-        reads, began = plan.reads_of(step), time.monotonic()
+        reads, waits = plan.reads_of(step), _waits()
         self._rows.fill(reads, self._files)
-        is_slow = time.monotonic() - began > SLOW_READ_S * len(reads.row)
+        is_slow = _waits() - waits > WAITED_SHARE * len(reads.row)
         self._slow = SLOW_BATCHES if is_slow else max(0, self._slow - 1)
 
     def _planned(self, consumed_samples: int, skipped: Ranges) -> _Plan:
@@ -189,6 +190,11 @@ class Loader:
         reads, ends = reads[by_step], np.searchsorted(step[by_step], np.arange(steps), side="right")
         full: list[bool] = np.all(real > self._sequence_length, axis=1).tolist()
         return _Plan(consumed_samples, skipped, ids, real, full, reads, ends)
+
+
+def _waits() -> int:
+    """How often this thread has given its processor up, to wait for something."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 def sequential_batches(

@@ -45,7 +45,7 @@ class Lookahead:
         ahead: int,
     ) -> None:
         """`rows` are those of each global batch that the rank reads."""
-        assert ahead > 0
+        assert ahead > 0 and len(rows)
         self._samples, self._order, self._rows = samples, order, rows
         self._global_batch, self._sequence_length, self._ahead = global_batch, sequence_length, ahead
         self._farthest = max(FARTHEST, 8 * global_batch)
@@ -81,7 +81,7 @@ class Lookahead:
                     return
                 assert self._place is not None
                 place = self._place
-            if begun is None or self._jumped(begun, at):
+            if begun is None or self._jumped(place, begun, at):
                 begun, at, upcoming = place, place[0], self._upcoming(*place)
                 unused.clear()
             at, source, shard = next(upcoming)
@@ -91,17 +91,16 @@ class Lookahead:
     def _has_work(self, begun: tuple[int, Ranges] | None, unused: deque[int], at: int) -> bool:
         if self._place is None:
             return False
-        if begun is None or self._jumped(begun, at):
+        if begun is None or self._jumped(self._place, begun, at):
             return True
         reached = self._place[0]
         while unused and unused[0] < reached:
             unused.popleft()
         return len(unused) < self._ahead and at <= reached + self._farthest
 
-    def _jumped(self, begun: tuple[int, Ranges], at: int) -> bool:
+    def _jumped(self, place: tuple[int, Ranges], begun: tuple[int, Ranges], at: int) -> bool:
         """Whether training is not where it would be if it had gone on from where the thread began."""
-        assert self._place is not None
-        number, skipped = self._place
+        number, skipped = place
         return skipped != begun[1] or not begun[0] <= number <= at + self._farthest
 
     def _fetch(self, source: str, shard: int) -> bool:

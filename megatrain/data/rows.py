@@ -84,11 +84,10 @@ class Rows:
         views, whole, preadv = self._views, self._row_bytes, os.preadv
         for row, number, offset, first, last in reads:
             file = files[number]
-            stream = file.stream
-            out = views[row] if last - first == whole else views[row][first:last]
-            try:
-                done = stream is not None and preadv(stream.fileno(), [out], offset) == len(out)
+            stream, out = file.stream, views[row] if last - first == whole else views[row][first:last]
+            try:  # as File.read_into begins, without the call: there are many pieces
+                done = 0 if stream is None else preadv(stream.fileno(), [out], offset)
             except OSError:
-                done = False
-            if not done:
+                done = 0
+            if done != len(out):
                 file.read_into(offset, out)

@@ -155,12 +155,12 @@ def open_loader(
     """The loader of one data-parallel rank; for shards on object storage, one that fetches them ahead."""
     data, train = config.data, config.train
     rows = rows_of_rank(train.global_batch, train.micro_batch, dp_rank, dp_size)
-    lookahead = None
-    if samples.remote and data.cache.ahead:
+    rows, lookahead = rows[rows != PADDING], None
+    if samples.remote and data.cache.ahead and len(rows):
         lookahead = Lookahead(
             samples,
             order,
-            rows=rows[rows != PADDING],
+            rows=rows,
             global_batch=train.global_batch,
             sequence_length=data.sequence_length,
             ahead=data.cache.ahead,

@@ -67,9 +67,9 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, metavar="PYTHON")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="on the disk to try")
     parser.add_argument("--tokens", type=float, default=2e8, help="of the dataset that is made")
-    parser.add_argument("--rows", type=int, default=64, help="of a batch on this rank")
+    parser.add_argument("--rows", type=int, default=32, help="of a batch on this rank")
     parser.add_argument("--micro-batch", type=int, default=16)
-    parser.add_argument("--batches", type=int, default=100, help="of a round")
+    parser.add_argument("--batches", type=int, default=200, help="of a round")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
         "--only", choices=("warm", "cold", "start"), nargs="+", default=["warm", "cold", "start"]

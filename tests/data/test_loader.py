@@ -125,7 +125,7 @@ def test_slow_reads_are_asked_for_a_batch_ahead(
 ) -> None:
     plain = _loader(dataset)
     wanted = [_rows(plain.batch(6 * step).micro_batches) for step in range(10)]
-    monkeypatch.setattr(loader_module, "SLOW_READ_S", -1.0 if slow else 1e9)
+    monkeypatch.setattr(loader_module, "WAITED_SHARE", -1.0 if slow else 1e9)
     monkeypatch.setattr(loader_module, "SLOW_BATCHES", 3)
     monkeypatch.setattr(loader_module, "LOCATED_TOGETHER", 30)  # rows: five batches
     told: list[tuple[str, int]] = []
@@ -136,6 +136,29 @@ def test_slow_reads_are_asked_for_a_batch_ahead(
         assert all(itertools.starmap(torch.equal, rows)), "it changes nothing"
     # Two plans of five batches; without slow reads the first three batches, and the one after, are enough.
     assert len(told) == len(set(told)) == (60 if slow else 24)
+
+
+@pytest.mark.parametrize("document_mask", [True, False])
+def test_a_batch_that_is_held_stays_as_it_is(dataset: TokenDataset, document_mask: bool) -> None:
+    """Memory is used again, but only when nobody holds it."""
+    loader, plain = (
+        _loader(dataset, document_mask=document_mask),
+        _loader(dataset, document_mask=document_mask),
+    )
+    held = [loader.batch(6 * step).micro_batches for step in range(5)]
+    views = [loader.batch(6 * step).micro_batches[0].labels[:1, 3:] for step in range(5, 8)]
+    for _ in range(20):
+        loader.batch(0)
+    for step, batches in enumerate(held):
+        wanted = _rows(plain.batch(6 * step).micro_batches)
+        assert all(itertools.starmap(torch.equal, zip(_rows(batches), wanted, strict=True)))
+    for step, view in enumerate(views, 5):
+        assert torch.equal(view, plain.batch(6 * step).micro_batches[0].labels[:1, 3:])
+    assert len(loader._memory._made) == 9 and len(plain._memory._made) <= 2
+    del held, batches, views, view
+    for step in range(20):
+        loader.batch(6 * step)
+    assert len(loader._memory._made) == 9
 
 
 def test_an_error_in_the_thread_reaches_the_caller(dataset: TokenDataset) -> None:

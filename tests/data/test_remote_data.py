@@ -182,6 +182,15 @@ def test_shards_are_fetched_before_they_are_needed(s3: Server, tmp_path: Path) -
     assert sorted(set(shards_asked(s3))) == sorted(shards_asked(s3)), "each once"
 
 
+def test_a_rank_without_rows_looks_for_nothing(bucket: Server, tmp_path: Path) -> None:
+    config = cached(tmp_path, "train.global_batch=2", "train.micro_batch=2")
+    samples = TrainingSamples(TokenMixture.open(config.data, "train"), config.data)
+    loader = open_loader(samples, samples.order(seed=3), config, dp_rank=1, dp_size=2)
+    assert (loader.batch(0).sample_ids == -1).all()
+    loader.close()
+    assert shards_asked(bucket) == []
+
+
 def wait_for(condition: Any, timeout_s: float = 20.0) -> None:
     ends = time.monotonic() + timeout_s
     while not condition():
