@@ -30,6 +30,10 @@ from megatrain.data.training import TrainingSamples
 def memory_mib():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
+def peak_mib():
+    # Not ru_maxrss: a process begins with that of the one that started it.
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
+
 config = DataConfig.model_validate(json.loads(sys.argv[1]))
 memory, began = memory_mib(), time.process_time()
 mixture = TokenMixture.open(config, "train")
@@ -50,7 +54,7 @@ told = {
     "opened_s": opened_s,
     "seek_s": (time.process_time() - began) / 4,
     "memory_mib": memory_mib() - memory,
-    "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    "peak_mib": peak_mib(),
     "open_files": sum(dataset.files.open_count for dataset in mixture.datasets),
 }
 print(json.dumps(told))

@@ -74,9 +74,8 @@ def test_kill() -> None:
 def test_every_point_of_the_code_can_be_named(tmp_path: Path) -> None:
     """And every name stands somewhere in the code."""
     root = Path(faults.__file__).parent
-    text = "".join(
-        path.read_text(encoding="utf-8") for path in root.rglob("*.py") if path.name != "faults.py"
-    )
+    files = [*root.rglob("*.py"), *(root.parent / "data_tools").rglob("*.py")]
+    text = "".join(path.read_text(encoding="utf-8") for path in files if path.name != "faults.py")
     found = set(re.findall(r'faults\.(?:point|wanted)\(\s*"([a-z.]+)"', text))
     found |= set(re.findall(r'for point in \("([a-z]+)", "([a-z]+)"\)', text)[0])  # of the step's losses
     assert found == set(faults.POINTS)
