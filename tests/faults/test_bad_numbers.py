@@ -230,7 +230,9 @@ def test_killed_right_after_a_rollback(folder: Path) -> None:
     """The next start goes to where the run was going, not to the newer checkpoint among the bad steps."""
     assert curve(folder / "dead") == curve(folder / "told zero 1")
     assert [event["step"] for event in events(folder / "dead", "resume")] == [5, 3]
-    assert [len(events(folder / "dead", kind)) for kind in ("rollback", "skip")] == [1, 2]
+    # Every rank is killed there: where another is the first, rank 0 may be ended before it has told.
+    assert len(events(folder / "dead", "rollback")) <= 1
+    assert len(events(folder / "dead", "skip")) == 2
     assert [event["step"] for event in events(folder / "cut", "resume")] == [5, 3]
     assert curve(folder / "cut") == curve(folder / "told zero 1")
     assert saved_steps(folder / "cut") == [3, 6, 9, 10], "nothing is left of step 5"
