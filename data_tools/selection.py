@@ -1,4 +1,4 @@
-"""Which documents go where: duplicates out, split by hash, shuffled by hash."""
+"""Which documents go where: split by hash, shuffled by hash."""
 
 import numpy as np
 import numpy.typing as npt
@@ -12,17 +12,6 @@ _SPLIT_SALT = 0x5B1175A17
 Ints = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
 """[documents, 2]: the two halves of the xxh3-128 of a document's text after all steps, big end first."""
-
-
-def first_of_each(keys: Keys) -> npt.NDArray[np.bool_]:
-    """Which rows are the first with their key [n]: what exact duplicate removal keeps."""
-    order = np.lexsort((np.arange(len(keys)), keys[:, 1], keys[:, 0]))
-    ordered = keys[order]
-    first = np.ones(len(keys), bool)
-    first[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    kept = np.zeros(len(keys), bool)
-    kept[order[first]] = True
-    return kept
 
 
 def split_of(keys: Keys, split: Split) -> Ints:

@@ -1,21 +1,13 @@
-"""Duplicates, splits and the shuffle: functions of the texts, not of their order."""
+"""Splits and the shuffle: functions of the texts, not of their order."""
 
 import numpy as np
-from hypothesis import given
-from hypothesis import strategies as st
 
 from data_tools.config import Split
-from data_tools.selection import first_of_each, shuffled, split_of
+from data_tools.selection import shuffled, split_of
 
 
 def _keys(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 2**64, (count, 2), dtype=np.uint64)
-
-
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), max_size=40))
-def test_the_first_of_each_is_kept(pairs: list[tuple[int, int]]) -> None:
-    kept = first_of_each(np.array(pairs, np.uint64).reshape(-1, 2))
-    assert kept.tolist() == [pair not in pairs[:at] for at, pair in enumerate(pairs)]
 
 
 def test_splits_have_their_shares_and_added_data_moves_nothing() -> None:
