@@ -28,6 +28,7 @@ from data_tools.duplicates.substrings import SubstringKeyer
 from data_tools.selection import Keys
 
 _BATCH_BYTES = 1 << 22
+LENGTHS, BATCHES = "lengths.npy", "batches.npy"
 COLUMNS = ("text", "language", "metadata", "file", "record")
 
 
@@ -76,8 +77,8 @@ class CollectedWriter:
         self._writer.close()
         self._stream.close()
         keys = as_keys(bytes(self._digests))
-        np.save(self._folder / "lengths.npy", np.array(self._lengths, np.int64))
-        np.save(self._folder / "batches.npy", np.array(self._batches, np.int64))
+        np.save(self._folder / LENGTHS, np.array(self._lengths, np.int64))
+        np.save(self._folder / BATCHES, np.array(self._batches, np.int64))
         write_ids(self._folder / "ids.arrow", keys)
         if self._exact:
             write_exact_keys(self._folder / "exact.arrow", keys)
@@ -111,16 +112,22 @@ class CollectedWriter:
             self._repeats[name].append(keyer.keys(texts, before))
 
 
-def batches_of(folder: Path, rows: npt.NDArray[np.int64] | None = None) -> Iterator[tuple[int, Any]]:
-    """The batches of a task's `documents.arrow` that hold some of the rows, which rise, or all batches; each
-    with the number of its first row."""
+def batch_edges(folder: Path) -> npt.NDArray[np.int64]:
+    """The first row of each batch of a task's `documents.arrow`, and the number of all [batches + 1]."""
+    edges: npt.NDArray[np.int64] = np.load(folder / BATCHES)
+    return edges
+
+
+def batches_of(folder: Path, rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, Any]]:
+    """The batches of a task's `documents.arrow` that hold some of the rows, which rise; each with the number
+    of its first row."""
     import pyarrow as pa
 
-    edges = np.load(folder / "batches.npy")
+    edges = batch_edges(folder)
     with (folder / "documents.arrow").open("rb") as stream:
         reader = pa.ipc.open_file(stream)
         for number, (first, last) in enumerate(pairwise(edges.tolist())):
-            if rows is None or np.searchsorted(rows, first) < np.searchsorted(rows, last):
+            if np.searchsorted(rows, first) < np.searchsorted(rows, last):
                 yield first, reader.get_batch(number)
 
 

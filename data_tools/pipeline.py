@@ -16,6 +16,7 @@ from data_tools.readers import require_few_broken
 from data_tools.selection import SPLITS
 from data_tools.shards import plan_ranges
 from data_tools.stages import Workshop
+from data_tools.tokenize import plan_runs
 from data_tools.tokenizer_stage import tokenizer_of
 from megatrain.data.manifest import ShardInfo, TokenizerInfo
 from megatrain.data.shard import token_dtype
@@ -45,6 +46,16 @@ class Collected:
         ]
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """What the stage of the tokens gave, a task each: some or all documents of a collected task."""
+
+    stage: str
+    of: Sequence[int]
+    """The numbers of the collected tasks."""
+    results: Sequence[Mapping[str, Any]]
+
+
 def make(shop: Workshop, inputs: Inputs, target: Path, base: Base) -> dict[str, Any]:
     """All the stages; what they give is put together in `target`, an empty folder or the dataset that grows.
 
@@ -54,12 +65,12 @@ def make(shop: Workshop, inputs: Inputs, target: Path, base: Base) -> dict[str, 
     collected = _collect(shop, inputs, files)
     found = find_duplicates(shop, base.corpus(shop.config, collected.parts()))
     tokenizer, info = base.tokenizer or tokenizer_of(shop, found, files)
-    tokenized, encoded = _tokenize(shop, found, len(base.parts), tokenizer)
+    encoded = _tokenize(shop, found, len(base.parts), tokenizer)
     counts = _counts(shop, collected, encoded)
     for name, per_source in counts.items():
         shop.progress.note(f"{name}: " + ", ".join(f"{what} {count:,}" for what, count in per_source.items()))
     _require_documents(counts)
-    shards = _write_shards(shop, collected, tokenized, encoded, info, base)
+    shards = _write_shards(shop, collected, encoded, info, base)
     made = {
         "pipeline_version": PIPELINE_VERSION,
         "config": shop.config.deciding(),
@@ -85,20 +96,23 @@ def _collect(shop: Workshop, inputs: Inputs, files: Mapping[str, str]) -> Collec
     for name, source in shop.config.sources.items():
         counts = sum((Counter(r["counts"]) for r in collected.results if r["source"] == name), Counter())
         require_few_broken(name, source, counts["read"], counts)
-    _require_documents(_counts(shop, collected, []))
+    _require_documents(_counts(shop, collected, None))
     return collected
 
 
-def _counts(shop: Workshop, collected: Collected, encoded: Sequence[Mapping[str, Any]]) -> Counts:
+def _counts(shop: Workshop, collected: Collected, encoded: Encoded | None) -> Counts:
     """Documents by what befell them, for each source: read, dropped by reason, kept.
 
     Before any are `encoded`, those that were collected count as kept.
     """
     counts: dict[str, Counter[str]] = {name: Counter() for name in shop.config.sources}
-    for number, result in enumerate(collected.results):
+    for result in collected.results:
         counts[result["source"]].update(result["counts"])
-        later = encoded[number]["counts"] if encoded else {"kept": result["documents"]}
-        counts[result["source"]].update(later)
+        if encoded is None:
+            counts[result["source"]]["kept"] += result["documents"]
+    if encoded is not None:
+        for number, result in zip(encoded.of, encoded.results, strict=True):
+            counts[collected.results[number]["source"]].update(result["counts"])
     return {name: {what: n for what, n in sorted(mine.items()) if n} for name, mine in counts.items()}
 
 
@@ -119,28 +133,27 @@ def _require_documents(counts: Mapping[str, Mapping[str, int]]) -> None:
         )
 
 
-def _tokenize(
-    shop: Workshop, found: Found, first_part: int, tokenizer: str
-) -> tuple[str, list[dict[str, Any]]]:
+def _tokenize(shop: Workshop, found: Found, first_part: int, tokenizer: str) -> Encoded:
     """Of the parts that are not the base's."""
-    tasks = [{"part": number} for number in range(first_part, len(found.corpus["parts"]))]
+    tasks = [
+        {"part": number, "first": first, "last": last}
+        for number, part in enumerate(found.corpus["parts"][first_part:], first_part)
+        for first, last in plan_runs(shop.folder / part["folder"])
+    ]
     deciding = shop.config.deciding()
     decides = [PIPELINE_VERSION, deciding["split"], deciding["seed"], deciding["duplicates"]]
-    return shop.stage("tokenize", tasks, {"found": found.shared(), "tokenizer": tokenizer}, decides)
+    shared = {"found": found.shared(), "tokenizer": tokenizer}
+    stage, results = shop.stage("tokenize", tasks, shared, decides)
+    return Encoded(stage, [task["part"] - first_part for task in tasks], results)
 
 
 def _write_shards(
-    shop: Workshop,
-    collected: Collected,
-    tokenized: str,
-    encoded: Sequence[Mapping[str, Any]],
-    info: TokenizerInfo,
-    base: Base,
+    shop: Workshop, collected: Collected, encoded: Encoded, info: TokenizerInfo, base: Base
 ) -> list[Shard]:
     """All shards, in the order of their numbers."""
     parts: dict[str, list[dict[str, Any]]] = {name: [] for name in sorted(shop.config.sources)}
-    for number, (before, result) in enumerate(zip(collected.results, encoded, strict=True)):
-        folder = f"{tokenized}/{number:05d}"
+    for at, (number, result) in enumerate(zip(encoded.of, encoded.results, strict=True)):
+        before, folder = collected.results[number], f"{encoded.stage}/{at:05d}"
         parts[before["source"]].append(
             {"folder": folder, "files": before["files"], "languages": result["languages"]}
         )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_tools.collected import batches_of, keys_of
+from data_tools.collected import LENGTHS, batches_of, keys_of
 from data_tools.config import Duplicates
 from data_tools.duplicate_tasks import corpus_of
 from data_tools.duplicates.applying import RepeatedParts, removed_documents, repeated_parts
@@ -38,6 +38,12 @@ class Remaining:
         ]
 
     @cached_property
+    def num_bytes(self) -> npt.NDArray[np.int64]:
+        """Of each document's text in UTF-8, before any part of it is cut out [documents]."""
+        sizes: npt.NDArray[np.int64] = np.load(self.folder / LENGTHS)
+        return sizes
+
+    @cached_property
     def copies(self) -> npt.NDArray[np.bool_]:
         """Which documents repeat an earlier one to the letter [documents]."""
         begin, end = self.corpus.first_rows[self._number : self._number + 2]
@@ -48,10 +54,10 @@ class Remaining:
                 repeats[rows - begin] = True
         return repeats
 
-    def counts(self) -> Counter[str]:
-        """How many documents are removed, by kind."""
-        gone = ~self.kept
-        copies = int((gone & self.copies).sum())
+    def counts(self, rows: slice) -> Counter[str]:
+        """How many of some documents are removed, by kind."""
+        gone = ~self.kept[rows]
+        copies = int((gone & self.copies[rows]).sum())
         return Counter({"duplicates.exact": copies, "duplicates.near": int(gone.sum()) - copies})
 
     def text(self, row: int, text: str) -> str:

@@ -27,8 +27,3 @@ def shuffle_order(keys: Keys, seed: int) -> Keys:
     """
     salt = mix(np.array([seed % 2**64], np.uint64))
     return mix(keys[:, 1] ^ salt)
-
-
-def shuffled(keys: Keys, seed: int) -> Ints:
-    """The rows in the order of the shuffle [n]."""
-    return np.lexsort((keys[:, 0], keys[:, 1], shuffle_order(keys, seed)))

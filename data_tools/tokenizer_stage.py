@@ -9,18 +9,16 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from data_tools.collected import doc_ids
 from data_tools.duplicate_stage import Found
 from data_tools.remaining import Remaining
 from data_tools.selection import split_of
 from data_tools.stages import Workshop, key_of
 from data_tools.tokenizer.make import make_tokenizer
-from data_tools.tokenizer.sample import TrainingSample
+from data_tools.tokenizer.sample import TrainingSample, beginning
 from megatrain.data.manifest import TokenizerInfo
 from megatrain.durable import write_durably
 
 _INFO = "info.json"
-_ROWS_AT_ONCE = 4096
 
 
 def tokenizer_of(shop: Workshop, found: Found, files: Mapping[str, str]) -> tuple[str, TokenizerInfo]:
@@ -42,16 +40,18 @@ def tokenizer_of(shop: Workshop, found: Found, files: Mapping[str, str]) -> tupl
 
 def _sample(shop: Workshop, found: Found) -> Iterator[str]:
     """Texts of the train split for the training; where nothing is trained, nothing is read."""
-    section = shop.config.tokenizer
-    shop.progress.note(f"train tokenizer: {section.vocab_size:,} pieces ...")
+    section, parts = shop.config.tokenizer, found.corpus["parts"]
     sample = TrainingSample(section)
-    for number, part in enumerate(found.corpus["parts"]):
-        remaining = Remaining(shop.folder, found.shared(), number, shop.config.duplicates)
-        ids = doc_ids(remaining.keys)
+    for number, part in enumerate(parts):
+        remaining = _remaining(shop, found, number)
         train = np.flatnonzero(remaining.kept & (split_of(remaining.keys, shop.config.split) == 0))
-        for at in range(0, len(train), _ROWS_AT_ONCE):
-            some = train[at : at + _ROWS_AT_ONCE].tolist()
-            rows = [row for row in some if sample.wants(part["source"], ids[row])]
-            for row, text in zip(rows, remaining.texts(np.array(rows, np.int64)), strict=True):
-                sample.add(part["source"], ids[row], text)
-    yield from sample.texts()
+        sample.offer(part["source"], number, train, remaining.keys[train], remaining.num_bytes[train])
+    told = f"{sample.documents:,} documents, {sum(sample.bytes_by_source.values()):,} bytes"
+    shop.progress.note(f"train tokenizer: {section.vocab_size:,} pieces on {told} ...")
+    for number in range(len(parts)):
+        if len(rows := sample.rows(number)):
+            yield from map(beginning, _remaining(shop, found, number).texts(rows))
+
+
+def _remaining(shop: Workshop, found: Found, number: int) -> Remaining:
+    return Remaining(shop.folder, found.shared(), number, shop.config.duplicates)

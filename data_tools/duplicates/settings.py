@@ -21,13 +21,19 @@ class Near(Section):
     """Near duplicates by MinHash: documents with Jaccard index s of their n-grams are found with probability
     1 - (1 - s**rows)**bands."""
 
-    preset: Literal["fineweb", "refinedweb", "dclm"] = "fineweb"  # A paper's n-grams, bands and rows.
-    ngram: Annotated[int, Field(ge=1, le=100)] = 5  # Units in a row.
+    preset: Literal["fineweb", "refinedweb", "dclm"] = "fineweb"
+    """A paper's n-grams, bands and rows."""
+    ngram: Annotated[int, Field(ge=1, le=100)] = 5
+    """Units in a row."""
     bands: Annotated[int, Field(ge=1, le=10_000)] = 14
-    rows: Annotated[int, Field(ge=1, le=1_000)] = 8  # Hashes in a band.
-    bits: Literal[32, 64] = 64  # Of a hash; 32 is faster.
-    unit: Unit = "words"  # Words are single characters in Chinese, Japanese, Thai, ...
-    numbers: Numbers = "same"  # Whether texts that differ only in their digits are the same.
+    rows: Annotated[int, Field(ge=1, le=1_000)] = 8
+    """Hashes in a band."""
+    bits: Literal[32, 64] = 64
+    """Of a hash; 32 is faster."""
+    unit: Unit = "words"
+    """Words are single characters in Chinese, Japanese, Thai, ..."""
+    numbers: Numbers = "same"
+    """Whether texts that differ only in their digits are the same."""
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
 
     @model_validator(mode="before")
@@ -45,7 +51,8 @@ class Near(Section):
 class Paragraphs(Section):
     """Repeated paragraphs, which are lines: all but the earliest are cut out of their documents."""
 
-    min_units: Annotated[int, Field(ge=1)] = 10  # Shorter ones, such as headings and menus, are left alone.
+    min_units: Annotated[int, Field(ge=1)] = 10
+    """Shorter ones, such as headings and menus, are left alone."""
     numbers: Numbers = "same"
 
 
@@ -63,7 +70,8 @@ class Substrings(Section):
 class Duplicates(Section):
     """Which duplicates are removed, and which repeated parts of documents cut out; null: not looked for."""
 
-    exact: bool = True  # Documents with the same text.
+    exact: bool = True
+    """Documents with the same text."""
     near: Near | None = None
     paragraphs: Paragraphs | None = None
     substrings: Substrings | None = None

@@ -37,7 +37,8 @@ class Boilerplate(Section):
         *("启用javascript", "启用 javascript", "啟用javascript", "啟用 javascript"),
         *("使用cookie", "使用 cookie", "版权所有", "版權所有", "不得转载", "不得轉載", "icp备", "icp備"),
     )
-    notice_characters: Count = 200  # Longer lines are left alone.
+    notice_characters: Count = 200
+    """Longer lines are left alone."""
     labels: tuple[str, ...] = (
         *("skip to content", "skip to main content", "skip navigation", "back to top", "read more"),
         *("log in", "sign in", "sign up", "share on facebook", "share on twitter", "share this"),
@@ -45,9 +46,12 @@ class Boilerplate(Section):
         *("上一页", "下一页", "上一頁", "下一頁", "登录", "登錄", "注册", "註冊", "阅读全文", "閱讀全文"),
         *("查看更多", "网站地图", "網站地圖", "联系我们", "聯繫我們"),
     )
-    navigation: Literal["remove", "keep"] = "remove"  # "Home | News | About", "首页 > 新闻 > 正文".
-    repeated_lines: Literal["keep", "remove"] = "keep"  # Those that stood earlier in the document.
-    repeated_line_characters: Count = 10  # Shorter ones may repeat: "}", "Yes.".
+    navigation: Literal["remove", "keep"] = "remove"
+    """Menus and paths: "Home | News | About", "首页 > 新闻 > 正文"."""
+    repeated_lines: Literal["keep", "remove"] = "keep"
+    """Those that stood earlier in the document."""
+    repeated_line_characters: Count = 10
+    """Shorter ones may repeat: "}", "Yes."."""
 
     def build(self) -> Step:
         """The step."""

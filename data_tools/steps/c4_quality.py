@@ -33,15 +33,17 @@ class C4Quality(Section):
     min_unspaced_letters_in_line: Count = 5
     max_word_characters: Count | None = 1000
     min_sentences: Count | None = 5
-    remove_citations: bool = True  # "[1]", "[edit]", "[citation needed]", and their Chinese.
+    remove_citations: bool = True
+    """Such as "[1]", "[edit]", "[citation needed]", and their Chinese."""
     drop_lorem_ipsum: bool = True
     drop_curly_bracket: bool = True
     remove_javascript_lines: bool = True
-    policy_phrases: tuple[str, ...] = (  # In any case.
+    policy_phrases: tuple[str, ...] = (
         *("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies"),
         *("使用条款", "服务条款", "隐私政策", "隐私权政策", "使用cookie", "使用 cookie"),
         *("使用條款", "服務條款", "隱私政策", "隱私權政策"),
     )
+    """Sought in any case."""
 
     def build(self) -> Step:
         """The step."""

@@ -19,7 +19,8 @@ _SPACE_SIGN = "▁"
 class Clean(Section):
     """What is done to the characters of a document; it drops none."""
 
-    fix_encoding: bool = False  # Mend text that was decoded wrongly (mojibake), by ftfy.
+    fix_encoding: bool = False
+    """Mend text that was decoded wrongly (mojibake), by ftfy."""
 
     def build(self) -> Step:
         """The step."""

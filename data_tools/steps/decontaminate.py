@@ -23,10 +23,13 @@ class Decontaminate(Section):
     half as many again characters stand for words: 20 for 13.
     """
 
-    files: Annotated[tuple[str, ...], Field(min_length=1)]  # .jsonl, .parquet, .txt; patterns.
-    fields: tuple[str, ...] = ()  # Which fields or columns hold text; none named: all.
+    files: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Paths or patterns of .jsonl, .parquet and .txt files."""
+    fields: tuple[str, ...] = ()
+    """Which fields or columns hold text; none named: all."""
     ngram: Annotated[int, Field(ge=1, le=100)] = 13
-    min_ngram: Annotated[int, Field(ge=1)] = 8  # Shorter evaluation texts are not looked for.
+    min_ngram: Annotated[int, Field(ge=1)] = 8
+    """Shorter evaluation texts are not looked for."""
     action: Literal["drop", "cut"] = "drop"
 
     @model_validator(mode="after")

@@ -31,7 +31,8 @@ class Extract(Section):
     """
 
     method: Literal["resiliparse", "trafilatura", "all_text"] = "resiliparse"
-    max_bytes: Annotated[int, Field(ge=1)] = 10_000_000  # A larger page is dropped unread.
+    max_bytes: Annotated[int, Field(ge=1)] = 10_000_000
+    """A larger page is dropped unread."""
 
     def build(self) -> Step:
         """The step. Raises UserError where the method's package is not installed."""

@@ -19,11 +19,15 @@ class FinewebQuality(Section):
     `max_lines_per_word` is of the code alone; a letter of a script without spaces counts as a word there.
     """
 
-    min_lines_with_end: Share | None = 0.12  # Lines that end with a mark that ends a sentence.
+    min_lines_with_end: Share | None = 0.12
+    """Lines that end with a mark that ends a sentence."""
     max_short_lines: Share | None = 0.67
-    short_line_characters: Count = 30  # A line of as many characters is still short.
-    short_line_characters_unspaced: Count = 10  # The same for texts without spaces between words.
-    max_duplicate_characters: Share | None = 0.1  # Of the characters in lines, those in copies of a line.
+    short_line_characters: Count = 30
+    """A line of as many characters is still short."""
+    short_line_characters_unspaced: Count = 10
+    """The same for texts without spaces between words."""
+    max_duplicate_characters: Share | None = 0.1
+    """Of the characters in lines, those in copies of a line."""
     max_lines_per_word: Annotated[float, Field(ge=0)] | None = 0.3
 
     def build(self) -> Step:

@@ -30,11 +30,13 @@ class GopherQuality(Section):
     max_words: Count | None = 100_000
     min_mean_word_length: Number | None = 3
     max_mean_word_length: Number | None = 10
-    max_symbol_ratio: Number | None = 0.1  # "#" a word, and ellipses a word.
+    max_symbol_ratio: Number | None = 0.1
+    """Of "#" to words, and of ellipses to words."""
     max_bullet_lines: Share | None = 0.9
     max_ellipsis_lines: Share | None = 0.3
     min_words_with_letter: Share | None = 0.8
-    min_stop_words: Count | None = 2  # Different ones.
+    min_stop_words: Count | None = 2
+    """So many different ones."""
     stop_words: dict[str, tuple[str, ...]] = Field(
         {
             "en": ("the", "be", "to", "of", "and", "that", "have", "with"),

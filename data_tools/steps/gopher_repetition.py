@@ -27,10 +27,11 @@ class GopherRepetition(Section):
     max_duplicate_paragraphs: Share | None = 0.30
     max_duplicate_line_characters: Share | None = 0.20
     max_duplicate_paragraph_characters: Share | None = 0.20
-    max_top_ngram: Sizes = Field({2: 0.20, 3: 0.18, 4: 0.16})  # n: share in the most frequent n-gram.
+    max_top_ngram: Sizes = Field({2: 0.20, 3: 0.18, 4: 0.16})
+    """By n: the share in the most frequent n-gram."""
     max_duplicate_ngrams: Sizes = Field({5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10})
-    # Of scripts without spaces; 1.72 in the 907,000 words of Chinese news in the PKU corpus.
     characters_per_word: Annotated[float, Field(ge=1, le=4)] = 1.7
+    """Of scripts without spaces; 1.72 in the 907,000 words of Chinese news in the PKU corpus."""
 
     def build(self) -> Step:
         """The step."""

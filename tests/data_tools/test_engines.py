@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,7 +80,7 @@ def test_killed_workers_and_full_disks_are_told_and_cost_one_task(tmp_path: Path
     path = tmp_path / "data.yaml"
     for workers, fault, message in (
         (2, "point=data.task,rank=3,hit=1+,do=kill", "a worker process was killed"),
-        (1, "point=data.task,rank=4,hit=1+,do=full", "collect, task 4: [Errno 28] No space left on device"),
+        (1, "point=data.task,rank=3,hit=1+,do=full", "collect, task 3: [Errno 28] No space left on device"),
     ):
         path.write_text(config.model_copy(update={"where": Local(workers=workers)}).model_dump_json())
         done = subprocess.run(
@@ -93,7 +94,8 @@ def test_killed_workers_and_full_disks_are_told_and_cost_one_task(tmp_path: Path
         assert "Traceback" not in done.stderr
     said = io.StringIO()
     folder = prepare(config, Progress(said)).folder
-    assert "collect: 4 of 10 tasks were done before" in said.getvalue()
+    # Those before it, and perhaps some that the other worker had done when the first was killed.
+    assert re.search(r"collect: [3-9] of 10 tasks were done before", said.getvalue())
     assert files_of(folder) == files_of(prepare(with_engine(config, "again", Local(workers=1)), QUIET).folder)
 
 

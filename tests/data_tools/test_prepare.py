@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_tools import output, prepare
-from data_tools.config import DataConfig, load_config
+from data_tools import collected, output, prepare, tokenize
+from data_tools.config import DataConfig, Duplicates, load_config
+from data_tools.duplicates.settings import Paragraphs
 from data_tools.progress import Progress
 from data_tools.where import Local
 from megatrain.data.dataset import TokenDataset
@@ -103,6 +104,20 @@ def test_the_output_depends_on_config_and_files_alone(config: DataConfig, tmp_pa
     first = prepare.prepare(config, QUIET).folder
     change = {"output": str(tmp_path / "two"), "where": Local(workers=2)}
     again = prepare.prepare(config.model_copy(update=change), QUIET)
+    assert _files(again.folder) == _files(first)
+
+
+def test_one_large_file_is_encoded_by_several_tasks(
+    config: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config.model_copy(update={"duplicates": Duplicates(paragraphs=Paragraphs(min_units=1))})
+    first = prepare.prepare(config, QUIET).folder
+    monkeypatch.setattr(collected, "_BATCH_BYTES", 2000)
+    monkeypatch.setattr(tokenize, "_BATCHES_A_TASK", 2)
+    said = io.StringIO()
+    again = prepare.prepare(config.model_copy(update={"output": str(tmp_path / "two")}), Progress(said))
+    tasks = re.search(r"tokenize, tasks: (\d+)", said.getvalue())
+    assert tasks is not None and int(tasks[1]) >= 8
     assert _files(again.folder) == _files(first)
 
 
