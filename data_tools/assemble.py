@@ -98,7 +98,7 @@ def added(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """Two records of different sources as one."""
     both = {
         name: {**old.get(name, {}), **new[name]}
-        for name in ("counts", "changes", "languages", "inputs", "files")
+        for name in ("counts", "changes", "languages", "evaluation_sets", "inputs", "files")
         if name in new
     }
     sources = {**old["config"]["sources"], **new["config"]["sources"]}

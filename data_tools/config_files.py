@@ -44,6 +44,18 @@ def require_steps(config: DataConfig, inputs: Inputs) -> dict[str, str]:
     return hashes
 
 
+def evaluation_sets(config: DataConfig) -> dict[str, dict[str, int]]:
+    """Of the sets that documents are compared with: how many texts, and how many too short to be sought."""
+    found: dict[str, dict[str, int]] = {}
+    lists = {name: config.steps_of(name) for name in config.sources}
+    for section in {step for steps in lists.values() for step in steps if isinstance(step, Decontaminate)}:
+        sets = section.load()
+        found |= {
+            name: {"texts": count, "too_short": sets.too_short[name]} for name, count in sets.texts.items()
+        }
+    return dict(sorted(found.items()))
+
+
 def require_tokenizer(config: DataConfig) -> dict[str, str]:
     """Read an existing tokenizer, where the config names one. Gives the hashes of its files, by path.
 

@@ -6,7 +6,6 @@ is kept, `repeats` the paragraphs and substrings that an earlier document has.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +14,8 @@ from typing import Any, Literal
 from data_tools.duplicate_tasks import corpus_of, memory_of
 from data_tools.duplicates import choosing, matching, repeating
 from data_tools.duplicates.corpus import Corpus
+from data_tools.duplicates.report import Report, merge
 from data_tools.stages import Workshop
-
-_EXAMPLES = 20
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def find_duplicates(shop: Workshop, described: Mapping[str, Any]) -> Found:
         chosen = [{"number": number} for number in range(count)]
         name, results = shop.stage("choose", chosen, {**shared, "labels": labels}, decides)
         removed = [f"{name}/{number:05d}/removed-{number:05d}.arrow" for number in range(count)]
-        report = _merged(results)
+        report = merge(map(Report.from_json, results)).as_json()
     paragraphs, substrings = (
         _find_repeats(shop, corpus, kind, {**shared, "removed": removed})
         for kind in ("paragraphs", "substrings")
@@ -78,21 +76,3 @@ def _find_repeats(shop: Workshop, corpus: Corpus, kind: Any, shared: Mapping[str
     decides = [shop.config.duplicates.model_dump(mode="json"), shop.config.memory_mib]
     name, _ = shop.stage("repeats", tasks, shared, decides)
     return [f"{name}/{at:05d}/{kind}-{at:05d}.arrow" for at in range(count)]
-
-
-def _merged(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One report of those of the ranges, which have no cluster in common."""
-    sizes, pairs = Counter[int](), Counter[tuple[str, str]]()
-    largest = [one for report in reports for one in report["largest_clusters"]]
-    for report in reports:
-        sizes.update({int(size): count for size, count in report["clusters_by_size"].items()})
-        pairs.update({(p["kept"], p["removed"]): p["documents"] for p in report["removed_by_sources"]})
-    return {
-        "removed": sum(pairs.values()),
-        "clusters_by_size": {str(size): count for size, count in sorted(sizes.items())},
-        "removed_by_sources": [
-            {"kept": kept, "removed": removed, "documents": count}
-            for (kept, removed), count in sorted(pairs.items())
-        ],
-        "largest_clusters": sorted(largest, key=lambda one: (-one["size"], one["kept"]))[:_EXAMPLES],
-    }

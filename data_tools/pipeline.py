@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.assemble import Base, Shard, assemble, put_samples, put_tables, put_tokenizer
-from data_tools.config_files import require_steps, require_tokenizer
+from data_tools.config_files import evaluation_sets, require_steps, require_tokenizer
 from data_tools.duplicate_stage import Found, find_duplicates
 from data_tools.inputs import Inputs, recorded
 from data_tools.readers import require_few_broken
@@ -78,6 +78,7 @@ def make(shop: Workshop, inputs: Inputs, target: Path, base: Base) -> dict[str, 
         "counts": counts,
         "changes": _summed(shop, collected, "changes"),
         "languages": _summed(shop, collected, "languages"),
+        "evaluation_sets": evaluation_sets(shop.config),
     }
     if base.tokenizer is None:
         put_tokenizer(shop.folder / tokenizer, target)

@@ -31,21 +31,22 @@ class Contamination:
     """The n-grams of evaluation sets.
 
     An n-gram is `ngram` words, or half as many again single characters where most of an evaluation text is in
-    a script without blanks. A text of fewer, but `min_ngram` at least, is looked for as a whole; `too_short`
-    says how many of each set are shorter still.
+    a script without blanks. A text of fewer, but `min_ngram` at least, is looked for as a whole. `texts` and
+    `too_short` say how many each set has, and how many of these are shorter still.
     """
 
     def __init__(self, sets: Mapping[str, Iterable[str]], ngram: int, min_ngram: int) -> None:
         self._split = Splitter("words", "distinct")
         self._hasher = SpanHasher()
         self._names = tuple(sets)
-        self.too_short = dict.fromkeys(sets, 0)
+        self.texts, self.too_short = dict.fromkeys(sets, 0), dict.fromkeys(sets, 0)
         words = _Sizes(min_ngram, ngram)
         characters = _Sizes(round(min_ngram * _CHARACTERS_A_WORD), round(ngram * _CHARACTERS_A_WORD))
         grams: dict[_Sizes, list[_Grams]] = {words: [], characters: []}
         for number, (name, texts) in enumerate(sets.items()):
             for units in self._units(texts):
                 count = np.diff(units.first)
+                self.texts[name] += int((count > 0).sum())
                 singles = np.diff(np.concatenate([[0], np.cumsum(units.single)])[units.first])
                 for sizes, of_script in ((words, 2 * singles <= count), (characters, 2 * singles > count)):
                     enough = count >= sizes.least

@@ -1,7 +1,9 @@
 """What was found of duplicates, in numbers and examples."""
 
+from __future__ import annotations
+
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -49,6 +51,17 @@ class Report:
                 {"size": one.size, "kept": one.kept, "removed": list(one.removed)} for one in self.largest
             ],
         }
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> Report:
+        """The report that a tree is of."""
+        return cls(
+            Counter({int(size): count for size, count in tree["clusters_by_size"].items()}),
+            Counter({(one["kept"], one["removed"]): one["documents"] for one in tree["removed_by_sources"]}),
+            tuple(
+                Example(one["size"], one["kept"], tuple(one["removed"])) for one in tree["largest_clusters"]
+            ),
+        )
 
 
 def merge(reports: Iterable[Report]) -> Report:

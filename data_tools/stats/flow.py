@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,28 @@ class Flow:
         return self.read - self.kept - sum(self.drops.values())
 
 
+@dataclass(frozen=True)
+class EvaluationSet:
+    """What the step decontaminate looked for, and found."""
+
+    texts: int
+    too_short: int
+    """Texts too short to be looked for."""
+    documents: int
+    """Those that held text of the set, and were dropped or cut."""
+
+
+def evaluation_sets(made: Mapping[str, Any]) -> dict[str, EvaluationSet]:
+    """By name. Empty where there was no such step."""
+    found = {}
+    for name, told in made.get("evaluation_sets", {}).items():
+        reason = f"decontaminate.{name}"
+        counted = [of for what in ("counts", "changes") for of in made.get(what, {}).values()]
+        documents = sum(of.get(reason, 0) for of in counted)
+        found[name] = EvaluationSet(told["texts"], told["too_short"], documents)
+    return found
+
+
 def flows(made: Mapping[str, Any]) -> dict[str, Flow]:
     """By source. Empty where the manifest keeps no counts."""
     return {
@@ -43,12 +65,24 @@ def flows(made: Mapping[str, Any]) -> dict[str, Flow]:
 
 
 def together(parts: Iterable[Flow]) -> Flow:
-    """Several sources as one; a reason keeps the place it has in the first source that knows it."""
+    """Several sources as one; their reasons in an order that is that of each, where there is such a one."""
     parts = list(parts)
     drops: Counter[str] = Counter()
-    for part in sorted(parts, key=lambda part: -len(part.drops)):
+    for part in parts:
         drops.update(part.drops)
-    return Flow(sum(part.read for part in parts), sum(part.kept for part in parts), dict(drops))
+    ordered = {reason: drops[reason] for reason in _in_common_order([list(part.drops) for part in parts])}
+    return Flow(sum(part.read for part in parts), sum(part.kept for part in parts), ordered)
+
+
+def _in_common_order(lists: list[list[str]]) -> Iterator[str]:
+    """The items of all lists, each once: next comes what no list has behind another that is to come."""
+    left = [one for one in lists if one]
+    while left:
+        behind = {item for one in left for item in one[1:]}
+        # Where two lists contradict each other, the first has its way.
+        chosen = next((one[0] for one in left if one[0] not in behind), left[0][0])
+        yield chosen
+        left = [rest for one in left if (rest := [item for item in one if item != chosen])]
 
 
 def steps_of(made: Mapping[str, Any], source: str) -> list[str]:

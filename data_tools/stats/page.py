@@ -9,10 +9,11 @@ from html import escape
 from data_tools.datasets.lengths import LengthCounts
 from data_tools.datasets.overview import QUANTILE_NAMES
 from data_tools.stats.charts import bars, colours_of, histogram, stream
-from data_tools.stats.figures import compact
-from data_tools.stats.flow import Flow, together
+from data_tools.stats.figures import compact, percent
+from data_tools.stats.flow import EvaluationSet, Flow, together
 from data_tools.stats.report import Report
 from data_tools.stats.style import stylesheet
+from data_tools.tokenizer.report import TokenizerReport
 
 
 def page(report: Report) -> str:
@@ -25,6 +26,9 @@ def page(report: Report) -> str:
     sections.append(_lengths(report))
     if report.languages:
         sections.append(_languages(report.languages))
+    if report.evaluation_sets:
+        sections.append(_evaluation_sets(report.evaluation_sets))
+    sections.append(_fertility(report.fertility))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -158,6 +162,40 @@ def _languages(languages: Mapping[str, Mapping[str, int]]) -> str:
     )
 
 
+def _evaluation_sets(sets: Mapping[str, EvaluationSet]) -> str:
+    rows = [
+        (name, [f"{one.texts:,}", f"{one.too_short:,}", f"{one.documents:,}"]) for name, one in sets.items()
+    ]
+    columns = ["evaluation set", "texts", "too short to be sought", "documents with its text"]
+    return "<h2>Evaluation sets</h2>\n" + _numbers(
+        columns, rows, "What was looked for, and found", shown=True
+    )
+
+
+def _fertility(fertility: TokenizerReport) -> str:
+    parts = [
+        *((f"language {name}", one) for name, one in fertility.by_language.items()),
+        *((f"source {name}", one) for name, one in fertility.by_source.items()),
+        ("all", fertility.overall),
+    ]
+    rows = [
+        (
+            name,
+            [f"{one.documents:,}", f"{one.tokens:,}", f"{one.bytes_per_token:.2f}"]
+            + [f"{one.tokens_per_word:.2f}", f"{one.tokens_per_character:.3f}"]
+            + [percent(one.byte_token_share), f"{one.lossy_documents:,}"],
+        )
+        for name, one in parts
+    ]
+    columns = ["", "documents", "tokens", "bytes a token", "tokens a word", "tokens a character"]
+    columns += ["bytes among tokens", "lossy documents"]
+    return (
+        f"<h2>Tokenizer</h2>\n<p class=quiet>Tried on a sample of {fertility.overall.documents:,} documents. "
+        f"Of {fertility.pieces:,} pieces {fertility.unused_pieces:,} never came in it.</p>\n"
+        + _numbers(columns, rows, "What text takes", shown=True)
+    )
+
+
 def _legend(parts: Sequence[str], colours: Mapping[str, str]) -> str:
     named = [part for part in parts if part in colours]
     items = [(part, colours[part]) for part in named] + (
@@ -172,7 +210,14 @@ def _figure(picture: str, caption: str) -> str:
     return f"<figure>{picture}{told}</figure>\n"
 
 
-def _numbers(columns: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], caption: str) -> str:
+def _numbers(
+    columns: Sequence[str],
+    rows: Iterable[tuple[str, Sequence[str]]],
+    caption: str,
+    *,
+    shown: bool = False,
+) -> str:
+    """A table, folded away where a picture shows the same."""
     head = "".join(
         f'<th scope="col"{" class=left" if number == 0 else ""}>{escape(name)}</th>'
         for number, name in enumerate(columns)
@@ -181,8 +226,9 @@ def _numbers(columns: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], 
         f'<tr><th scope="row">{escape(name)}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
         for name, cells in rows
     )
+    opened = " open" if shown else ""
     return (
-        f"<details><summary>{escape(caption)}, as a table</summary><div class=scroll><table>"
+        f"<details{opened}><summary>{escape(caption)}, as a table</summary><div class=scroll><table>"
         f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         "</details>\n"
     )

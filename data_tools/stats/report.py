@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from data_tools.datasets.overview import QUANTILES, SourceStatistics, statistics, table
 from data_tools.datasets.shards import open_splits
 from data_tools.stats.figures import percent
-from data_tools.stats.flow import Flow, flows, together
+from data_tools.stats.flow import EvaluationSet, Flow, evaluation_sets, flows, together
+from data_tools.tokenizer.report import TokenizerReport
+from data_tools.tokenizer.sampled_report import report_on
 from megatrain.data.manifest import TokenizerInfo
+
+_DOCUMENTS = 1000
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Report:
     """By source; empty where the dataset's makers kept no counts."""
     languages: dict[str, dict[str, int]]
     """Documents by source and language, most first; empty where languages were not told apart."""
+    fertility: TokenizerReport
+    """How many tokens a sample of the documents takes."""
     made: Mapping[str, Any]
 
     def text(self) -> str:
@@ -37,26 +42,32 @@ class Report:
             parts.append(_flow_table(self.flows))
         if self.languages:
             parts.append(_language_table(self.languages))
+        if self.evaluation_sets:
+            parts.append(_evaluation_table(self.evaluation_sets))
+        parts.append(self.fertility.text())
         parts.append(
             "\n".join(f"fingerprint of {name}: {value}" for name, value in self.fingerprints.items())
         )
         return "\n\n".join(parts)
 
+    @property
+    def evaluation_sets(self) -> dict[str, EvaluationSet]:
+        """By name: what was looked for by the step decontaminate, and found."""
+        return evaluation_sets(self.made)
+
     def json(self) -> str:
         """The whole as JSON, with how the dataset was made."""
         rows = [
-            {
-                field.name: getattr(row, field.name)
-                for field in dataclasses.fields(row)
-                if field.name != "lengths"
-            }
+            {field.name: getattr(row, field.name) for field in fields(row) if field.name != "lengths"}
             | {"length_quantiles": dict(zip(map(str, QUANTILES), row.quantiles(), strict=True))}
             for row in self.rows
         ]
         tree = {
             "fingerprints": self.fingerprints,
-            "tokenizer": dataclasses.asdict(self.tokenizer),
+            "tokenizer": asdict(self.tokenizer),
             "statistics": rows,
+            "fertility": self.fertility.record(),
+            "evaluation_sets": {name: asdict(one) for name, one in self.evaluation_sets.items()},
             "made": self.made,
         }
         return json.dumps(tree, indent=2, ensure_ascii=False)
@@ -78,6 +89,7 @@ def report(folder: Path) -> Report:
         rows=statistics(splits),
         flows=flows(first.made),
         languages=languages,
+        fertility=report_on(folder, None, _DOCUMENTS, seed=0),
         made=first.made,
     )
 
@@ -103,6 +115,16 @@ def _language_table(languages: Mapping[str, Mapping[str, int]]) -> str:
         lines.append(
             f"{source:<{width}}  " + ", ".join(f"{name} {count:,}" for name, count in spoken.items())
         )
+    return "\n".join(lines)
+
+
+def _evaluation_table(sets: Mapping[str, EvaluationSet]) -> str:
+    width = max(len("evaluation set"), *map(len, sets))
+    lines = [f"{'evaluation set':<{width}} {'texts':>10} {'too short':>10} {'documents with its text':>24}"]
+    lines += [
+        f"{name:<{width}} {one.texts:>10,} {one.too_short:>10,} {one.documents:>24,}"
+        for name, one in sets.items()
+    ]
     return "\n".join(lines)
 
 

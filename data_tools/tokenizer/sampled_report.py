@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_tools.datasets.lineage import lineage_of
 from data_tools.tokenizer.existing import read_tokenizer
 from data_tools.tokenizer.report import TextSample, TokenizerReport, report
 from megatrain.data.dataset import TokenDataset
@@ -41,8 +42,8 @@ def report_on(folder: Path, other: Path | None, documents: int, seed: int) -> To
 def sample_documents(folder: Path, documents: int, seed: int) -> Iterator[TextSample]:
     """Documents of a dataset or a split, about as many of each source, in runs from shards drawn at random.
 
-    A shard does not say the language of a document: its script stands for it. Raises UserError where the
-    folder holds no dataset.
+    The language is that which preparing found; where it did not look, the script stands for it. Raises
+    UserError where the folder holds no dataset.
     """
     datasets = [TokenDataset.open(path) for path in splits_in(folder)]
     require(datasets, f"{folder}: no prepared dataset there; make one with `megatrain prepare`")
@@ -58,9 +59,12 @@ def _draw(datasets: Sequence[TokenDataset], documents: int, rng: np.random.Gener
         each = -(-documents // (len(sources) * len(chosen)))
         for path, shard in [shards[number] for number in chosen]:
             first = int(rng.integers(max(1, shard.documents - each + 1)))
-            for document in islice(read_shard(path), first, first + each):
+            run = list(islice(read_shard(path), first, first + each))
+            lineage = lineage_of(path, range(first, first + len(run)), [one.doc_id for one in run])
+            for number, document in enumerate(run):
                 text = tokenizer.decode(document.tokens[:-1])
-                yield TextSample(text, source, script_of(text))
+                language = lineage[number].language if lineage else None
+                yield TextSample(text, source, language or script_of(text))
 
 
 def script_of(text: str) -> str:

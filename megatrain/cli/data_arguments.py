@@ -50,7 +50,7 @@ def add_commands(verbs: Verbs) -> None:
         kinds,
         "tokenizer",
         datasets.tokenizer,
-        "How many tokens the documents take, by script and source; unused and longest pieces.",
+        "How many tokens the documents take, by language and source; unused and longest pieces.",
         "data tokenizer data/quickstart --tokenizer ../llama/tokenizer.json",
     )
     tokenizer.add_argument("folder", type=Path, metavar="DATASET", help="a dataset, or one of its splits")

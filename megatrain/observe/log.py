@@ -139,5 +139,14 @@ def memory_gib() -> float:
     allocated = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
     if allocated:
         return allocated / 2**30
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return resident / (2**30 if sys.platform == "darwin" else 2**20)
+    return _peak_resident_kib() / 2**20
+
+
+def _peak_resident_kib() -> float:
+    """Of this process alone: on Linux ru_maxrss begins with the peak of the process that started it."""
+    try:
+        with open("/proc/self/status") as status:
+            return float(next(line.split()[1] for line in status if line.startswith("VmHWM:")))
+    except (OSError, StopIteration):
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return resident / 2**10 if sys.platform == "darwin" else resident

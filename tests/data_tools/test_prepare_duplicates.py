@@ -15,6 +15,7 @@ import pytest
 from data_tools.config import DataConfig
 from data_tools.prepare import prepare
 from data_tools.progress import Progress
+from data_tools.stats.report import report
 from data_tools.where import Local
 from megatrain.data.dataset import TokenDataset
 from megatrain.data.shard import read_shard
@@ -128,3 +129,21 @@ def test_an_added_source_loses_what_is_there_already(tmp_path: Path, texts: dict
     assert counts == whole.splits["train"].made["counts"]
     for split in prepared.splits:
         TokenDataset.open(prepared.folder / split).verify()
+
+
+def test_what_evaluation_sets_were_sought_is_told(tmp_path: Path, texts: dict[str, list[str]]) -> None:
+    """In the manifest, also when a source is added later; a text that is found costs the document."""
+    questions = [texts["first"][3][:200], "too short", "nobody has written this " * 5]
+    (tmp_path / "exam.jsonl").write_text("".join(json.dumps({"q": text}) + "\n" for text in questions))
+    steps = [{"clean": {}}, {"decontaminate": {"files": [str(tmp_path / "exam.jsonl")]}}]
+    alone = config_of(tmp_path, {"first": texts["first"]}, steps=steps)
+    for config in (alone, config_of(tmp_path, texts, steps=steps, append=True)):
+        prepared = prepare(config, QUIET)
+        assert texts["first"][3] not in stored(prepared.folder)["first"]
+        told = report(prepared.folder)
+        assert told.evaluation_sets.keys() == {"exam"}
+        found = told.evaluation_sets["exam"]
+        assert (found.texts, found.too_short) == (3, 1)
+        # In the second source stands an edited copy, which has the passage too.
+        assert found.documents == len(config.sources)
+        assert "documents with its text" in told.text()

@@ -21,7 +21,7 @@ ODD = "a <b> & 'c\" 诗"
 MADE: dict[str, Any] = {
     "pipeline_version": 2,
     "config": {
-        "steps": [{"extract": {}}, {"language": {}}, {"gopher_quality": {}}],
+        "steps": [{"extract": {}}, {"language": {}}, {"gopher_quality": {}}, {"decontaminate": {}}],
         "sources": {"web": {"steps": None}, ODD: {"steps": [{"language": {}}, {"clean": {}}]}},
     },
     "counts": {
@@ -32,13 +32,15 @@ MADE: dict[str, Any] = {
             "kept": 20,
             "kept_bytes": 9000,
             "language.other": 40,
-            "read": 100,
+            "read": 103,
+            "decontaminate.farm": 3,
             "read.broken_json": 3,
             "extract.empty": 0,
         },
         ODD: {"read": 25, "kept": 20, "clean.empty": 1, "language.other": 4, "kept_bytes": 1},
     },
     "languages": {"web": {"en": 15, "de": 5}, ODD: {"zh": 20}},
+    "evaluation_sets": {"farm": {"texts": 12, "too_short": 2}, "<biology>": {"texts": 5, "too_short": 0}},
 }
 
 
@@ -50,20 +52,31 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_drops_come_in_the_order_of_the_steps() -> None:
     found = flows(MADE)
-    assert (found["web"].read, found["web"].kept) == (100, 20)
+    assert (found["web"].read, found["web"].kept) == (103, 20)
     assert found["web"].drops["gopher_quality.stop_words"] == 20
     assert list(found["web"].drops) == [
         "read.broken_json",
         "language.other",
         "gopher_quality.stop_words",
         "gopher_quality.symbols",
+        "decontaminate.farm",
         "duplicates.near",
     ]
-    assert found["web"].by_step == {"reading": 3, "language": 40, "gopher_quality": 30, "duplicates": 7}
+    steps = {"reading": 3, "language": 40, "gopher_quality": 30, "decontaminate": 3, "duplicates": 7}
+    assert found["web"].by_step == steps
     assert list(found[ODD].drops) == ["language.other", "clean.empty"]
     assert [flow.unexplained for flow in found.values()] == [0, 0]
     every = together(found.values())
-    assert (every.read, every.kept, every.drops["language.other"], every.unexplained) == (125, 40, 44, 0)
+    assert (every.read, every.kept, every.drops["language.other"], every.unexplained) == (128, 40, 44, 0)
+
+
+def test_reasons_of_all_sources_have_the_order_of_each() -> None:
+    lists = [["a", "c", "d"], ["b", "c", "e"], ["e", "d"], []]
+    order = list(together([Flow(9, 0, dict.fromkeys(one, 1)) for one in lists]).drops)
+    assert sorted(order) == ["a", "b", "c", "d", "e"]
+    assert all([reason for reason in order if reason in one] == one for one in lists)
+    contradicting = [Flow(9, 0, {"a": 1, "b": 2}), Flow(9, 0, {"b": 3, "a": 4})]
+    assert together(contradicting).drops == {"a": 5, "b": 5}
 
 
 def test_counts_of_the_first_version_are_read_too() -> None:
@@ -83,9 +96,13 @@ def test_what_counts_do_not_explain_is_said(folder: Path, tmp_path: Path) -> Non
 def test_the_tables_and_the_json_hold_the_numbers(folder: Path) -> None:
     found = report(folder)
     text = found.text()
-    assert re.search(r"gopher_quality\.stop_words +-20 \(20\.0%\) +0 +-20 \(16\.0%\)\n", text)
+    assert re.search(r"gopher_quality\.stop_words +-20 \(19\.4%\) +0 +-20 \(15\.6%\)\n", text)
     assert "en 15, de 5" in text and found.fingerprints["validation"] in text
+    assert re.search(r"farm +12 +2 +3\n<biology> +5 +0 +0\n", text)
+    assert re.search(r"\nsource web +20 ", text) and "never used:" in text
     tree = json.loads(found.json())
+    assert tree["evaluation_sets"]["farm"] == {"texts": 12, "too_short": 2, "documents": 3}
+    assert tree["fertility"]["by_source"]["web"]["documents"] == 20
     assert tree["made"] == MADE
     assert [(row["split"], row["source"], row["documents"]) for row in tree["statistics"]] == [
         ("train", ODD, 15),
@@ -144,9 +161,11 @@ def test_the_page_says_in_words_and_tables_what_its_pictures_show(folder: Path) 
         for shape in picture.iter("rect"):
             assert (shape.find("title") is not None) and float(shape.get("width") or 0) >= 0
     found = Page(text)
-    assert text.count("<table>") == text.count("<details>") == text.count("<caption>") == 4
+    assert text.count("<table>") == text.count("<caption>") == 6
+    assert text.count("<details>") == 4 and text.count("<details open>") == 2  # those without a picture
+    assert "<biology>" in found.text and "<biology>" not in text
     assert ODD in found.text and ODD not in text  # escaped
-    assert "Of 125 documents read, 40 were kept" in str(pictures[0].get("aria-label"))
+    assert "Of 128 documents read, 40 were kept" in str(pictures[0].get("aria-label"))
     assert 'lang="en"' in text and "prefers-color-scheme: dark" in text
     classes = set(re.findall(r'(?:fill|back)-([\w]+)"', text))
     assert classes and all(f".fill-{name} {{" in text and f"--{name}:" in text for name in classes)

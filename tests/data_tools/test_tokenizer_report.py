@@ -17,6 +17,7 @@ from megatrain.data.shard import write_shard
 from megatrain.data.tokenizer import Tokenizer, describe, save_tokenizer
 from megatrain.errors import UserError
 from tests.data.texts import corpus
+from tests.data_tools.finished import make_dataset, write_lineage
 
 DRAMA, VERSE = [text[:4000] for text in corpus("drama", 8)], corpus("verse", 40)
 
@@ -135,13 +136,13 @@ def test_nothing_to_report_on(tokenizer: Tokenizer) -> None:
     [
         ("To be, or not to be: that's it.", 8),
         ("白日依山盡，黃河入海流。", 10),
-        ("GPT-2 在 2019 年发布", 7),
+        ("GPT-2 在 2019 年发布", 6),
         ("カタカナ漢字", 6),
         ("Русский язык, ελληνικά", 3),
         ("... -- !", 0),
     ],
 )
-def test_words_are_runs_of_letters_or_ideographs(text: str, words: int) -> None:
+def test_words_are_those_of_the_steps(text: str, words: int) -> None:
     assert count_words(text) == words
 
 
@@ -166,6 +167,15 @@ def test_documents_come_from_all_sources(dataset: Path) -> None:
     )
     everything = [sample.text for sample in sample_documents(dataset, 10_000, seed=0)]
     assert sorted(everything) == sorted(DRAMA[:6] + VERSE)
+
+
+def test_a_language_that_preparing_found_goes_before_the_script(tmp_path: Path) -> None:
+    texts = [*(text[:300] for text in DRAMA[:5]), *VERSE[:2]]
+    folder = make_dataset(tmp_path / "data", {"train": {"both": texts}})
+    assert {s.language for s in sample_documents(folder, 9, seed=0)} == {"Latin", "Han"}
+    write_lineage(folder, "train", 0, texts)  # which names "en", and of verse nothing
+    found = {sample.text: sample.language for sample in sample_documents(folder, 9, seed=0)}
+    assert found == {text: "en" if text.isascii() else "Han" for text in texts}
 
 
 def test_the_command(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
