@@ -176,7 +176,7 @@ class PrecisionConfig(Section):
     dtype: Literal["fp32", "bf16"] = "bf16"
     """Parameters and matrix products; master weights and moments are fp32 always."""
     accumulation: Literal["fp32", "bf16"] = "fp32"
-    """Gradients are accumulated in this."""
+    """Gradients are accumulated, and reduced over the data-parallel ranks, in this."""
 
 
 class OptimizerConfig(Section):

@@ -154,6 +154,9 @@ def build_engine(config: Config, derived: Derived, context: ParallelContext) -> 
         )
     logging.getLogger(__name__).debug("deepspeed.initialize: %s", chatter.getvalue())
     _assert_effective(engine, config, derived, context)
+    if context.data.size == 1 and type(engine.optimizer).__name__ == "BF16_Optimizer":
+        # Nobody to reduce with: without this it copies all gradients into a buffer and back.
+        engine.enable_backward_allreduce = False
     fragments.make_adam_state(engine.optimizer)
     if config.train.compile == "engine":
         engine.compile()
@@ -175,6 +178,8 @@ def deepspeed_config(config: Config, derived: Derived) -> dict[str, Any]:
         "gradient_clipping": config.optimizer.clip,
         "bf16": {"enabled": config.precision.dtype == "bf16"},
         "data_types": {"grad_accum_dtype": config.precision.accumulation},
+        # Unless told, DeepSpeed rounds what was accumulated in fp32 to bf16 before it is reduced.
+        "communication_data_type": config.precision.accumulation,
         "zero_optimization": {
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
@@ -207,6 +212,7 @@ def _assert_effective(engine: Any, config: Config, derived: Derived, context: Pa
         "parameter dtype": ({p.dtype for p in engine.module.parameters()}, {DTYPES[config.precision.dtype]}),
         "master dtype": ({p.dtype for p in fragments.master_partitions(optimizer)}, {torch.float32}),
         "accumulation dtype": (engine.get_data_types()[1], DTYPES[accumulation]),
+        "reduction dtype": (engine.communication_data_type, DTYPES[accumulation]),
     }
     wrong = [f"{what} is {real}, asked for {asked}" for what, (real, asked) in found.items() if real != asked]
     assert not wrong, f"DeepSpeed does not do what the config asks: {'; '.join(wrong)}"

@@ -226,10 +226,11 @@ def _bare_loop(
     ]
     optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.95), fused=True)
     micro: Batch = batch.micro_batches[0]
+    tokens, labels = micro.tokens.contiguous(), micro.labels.contiguous()  # transformers cannot do with views
     forward = torch.compile(model) if compiled else model
 
     def step() -> float:
-        loss = forward(micro.tokens, labels=micro.labels, shift_labels=micro.labels).loss
+        loss = forward(tokens, labels=labels, shift_labels=labels).loss
         loss.backward()
         if master:
             for own, parameter in zip(held, parameters, strict=True):

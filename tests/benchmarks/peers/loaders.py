@@ -1,11 +1,11 @@
 """Peers of the loader, each read as its own documentation shows, or by a way of its own that is faster.
 
-PYTHON tests/benchmarks/data_peers.py PEER make TOKENS FOLDER SHARDS     write windows in the peer's format
-PYTHON tests/benchmarks/data_peers.py PEER read FOLDER ROWS BATCHES      seconds for so many shuffled batches
-PYTHON tests/benchmarks/data_peers.py PEER start FOLDER ROWS             seconds and memory to the first batch
+PYTHON loaders.py PEER make TOKENS FOLDER SHARDS     write windows in the peer's format
+PYTHON loaders.py PEER read FOLDER ROWS BATCHES      seconds for so many shuffled batches
+PYTHON loaders.py PEER start FOLDER ROWS             seconds and memory to the first batch
 
-TOKENS is a file of uint16. Started by tests/benchmarks/data.py with the Python of an environment in which the
-peers are installed. A peer gives rows of tokens [ROWS, S + 1] as one int64 tensor.
+TOKENS is a file of uint16. Started by data_loader.py with the Python of an environment in which the peers are
+installed. A peer gives rows of tokens [ROWS, S + 1] as one int64 tensor.
 """
 
 from __future__ import annotations
