@@ -114,3 +114,24 @@ def test_the_environment_script_refuses_a_wrong_word() -> None:
     refused = subprocess.run(["bash", str(script), "everything"], capture_output=True, text=True)
     assert refused.returncode == 2
     assert "say run or dev" in refused.stderr
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    pages = {path: prose(path) for path in in_git() if path.suffix == ".md"}
+    for path, text in pages.items():
+        for link in re.findall(r"\]\(([^)\s]+)\)", text):
+            file, _, anchor = link.partition("#")
+            target = (path.parent / file).resolve() if file else path
+            if "://" not in link:
+                assert target.exists(), f"{path}: {link}"
+                assert not anchor or anchor in anchors(pages[target]), f"{path}: {link}: no such heading"
+
+
+def prose(page: Path) -> str:
+    return re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def anchors(text: str) -> set[str]:
+    """As hosting sites make them of headings."""
+    headings = (re.sub(r"[`*]|\]\([^)]*\)|\[", "", one) for one in re.findall(r"(?m)^#+ (.*)$", text))
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
