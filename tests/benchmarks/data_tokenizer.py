@@ -1,6 +1,7 @@
 """What encoding to an array of tokens costs beside bare sentencepiece and Hugging Face's library.
 
-    python tests/benchmarks/data_tokenizer.py [TEXTS.jsonl ...] [--vocab-size 32000] [--rounds 3] [--json FILE]
+    python tests/benchmarks/data_tokenizer.py [TEXTS.jsonl ...] [--vocab-size 32000] [--rounds 3]
+                                              [--json FILE]
 
 Of each file (default: the bundled corpus) the field `text` of each line, all documents once a round, each way
 in turn; MB of UTF-8 per processor-second of one core, the median of the rounds, and each way's tokenizer
