@@ -76,8 +76,8 @@ class DataConfig(Section):
     where: Where = Local()
     """The result does not depend on it."""
     task_mib: Count = 0
-    """Raw MiB that a task reads; 0: a 64th of a source, within 1 and 256. A file is never cut, and the result
-    does not depend on it."""
+    """Raw MiB that a task reads; 0: a 64th of a source, within 4 and 256. Parquet and uncompressed jsonl are
+    cut, other files are not; the result does not depend on it."""
     memory_mib: Annotated[int, Field(gt=0)] = 2048
     """What a task of the search for duplicates may take; the result does not depend on it."""
     seed: int = 0

@@ -16,7 +16,7 @@ from megatrain.errors import FailedWork, require
 
 _TASKS_A_SOURCE = 64
 _MIB = 1 << 20
-_LEAST_MIB, _MOST_MIB = 1, 256
+_LEAST_MIB, _MOST_MIB = 4, 256
 
 
 @dataclass(frozen=True)
