@@ -5,6 +5,7 @@ source.
 from __future__ import annotations
 
 import dataclasses
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,9 +52,12 @@ def write(stage: Stage, task: Mapping[str, Any], room: Path) -> Mapping[str, Any
 
     Leaves the shard and, as parquet, where each of its documents came from; gives the shard's description.
     """
-    parts = stage.shared["parts"][task["source"]]
-    folders = [Path(stage.folder.parent, part["folder"]) for part in parts]
-    runs = [_Run.of(folder, task["split"], task["low"], task["high"]) for folder in folders]
+    every = stage.shared["parts"][task["source"]]
+    folders = [Path(stage.folder.parent, part["folder"]) for part in every]
+    found = [_Run.of(folder, task["split"], task["low"], task["high"]) for folder in folders]
+    runs, parts = zip(
+        *((run, part) for run, part in zip(found, every, strict=True) if len(run.rows)), strict=True
+    )
     dtype = np.dtype(stage.shared["dtype"])
     rows = np.concatenate([run.rows for run in runs])
     order = np.lexsort((rows["key"][:, 0], rows["key"][:, 1], rows["order"]))
@@ -82,10 +86,14 @@ class _Run:
 
     @classmethod
     def of(cls, folder: Path, split: str, low: int, high: int) -> _Run:
-        rows = np.load(folder / f"{split}.npy", mmap_mode="r")
-        first = int(np.searchsorted(rows["order"], np.uint64(low)))
-        last = len(rows) if high >= 1 << 64 else int(np.searchsorted(rows["order"], np.uint64(high)))
-        return cls(folder / split, np.array(rows[first:last]), first, int(rows["tokens"][:first].sum()))
+        index = np.load(folder / f"{split}.npy", mmap_mode="r")
+        # Bisected by hand: np.searchsorted would copy the whole column, for every shard again.
+        first, last = (
+            bisect_left(range(len(index)), end, key=lambda at: index["order"][at].item())
+            for end in (low, high)
+        )
+        rows = np.array(index[first:last])
+        return cls(folder / split, rows, first, int(rows["start"][0]) if len(rows) else 0)
 
     def tokens(self, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         count, path = int(self.rows["tokens"].sum()), self.files.with_suffix(".tokens")

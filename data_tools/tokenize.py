@@ -27,15 +27,15 @@ INDEX = np.dtype(
         ("order", "<u8"),
         ("key", "<u8", 2),
         ("tokens", "<i8"),
+        ("start", "<i8"),
         ("bytes", "<i8"),
         ("language", "<i2"),
         ("file", "<i4"),
         ("record", "<i8"),
     ]
 )
-"""`order` is the place in the shuffle, `tokens` counts EOS; `language` numbers the result's list, -1:
-none.
-"""
+"""`order` is the place in the shuffle, `tokens` counts EOS, `start` is where they begin in the file of all
+tokens; `language` numbers the result's list, -1: none."""
 # Of 4 MiB of text and more each: bounds a task's memory, however large a compressed file was.
 _BATCHES_A_TASK = 64
 
@@ -58,6 +58,7 @@ def tokenize(stage: Stage, task: Mapping[str, Any], room: Path) -> Mapping[str, 
     for number, name in enumerate(SPLITS):
         chosen = np.flatnonzero(kept & (split == number))
         chosen = chosen[np.lexsort((keys[chosen, 0], keys[chosen, 1], rows["order"][chosen]))]
+        rows["start"][chosen] = np.cumsum(rows["tokens"][chosen]) - rows["tokens"][chosen]
         with (room / f"{name}.tokens").open("wb") as stream:
             for row in chosen.tolist():
                 stream.write(parts[row].data)
