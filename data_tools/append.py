@@ -12,6 +12,7 @@ from typing import Any
 from data_tools import output
 from data_tools.assemble import added, read_base
 from data_tools.config import DataConfig
+from data_tools.config_files import require_steps
 from data_tools.engines import engine
 from data_tools.inputs import find_inputs
 from data_tools.pipeline import PIPELINE_VERSION, make
@@ -41,9 +42,10 @@ def append(config: DataConfig, record: Mapping[str, Any], progress: Progress) ->
         return False
     alone = config.model_copy(update={"sources": new})
     inputs = find_inputs(alone)
-    work = output.workshop(folder)
+    files, base = require_steps(alone, inputs), read_base(folder, set(has))
     with engine(config.where, progress) as run:
-        made = make(Workshop(work, alone, run, progress), inputs, folder, read_base(folder, set(has)))
+        work = output.workshop(folder)
+        made = make(Workshop(work, alone, run, progress), inputs, files, folder, base)
     output.write_record(folder, added(record, made))
     shutil.rmtree(work)
     progress.note(f"{folder}: complete, with {', '.join(new)} added")

@@ -21,7 +21,7 @@ from data_tools.steps.clean import Clean
 from data_tools.steps.length import Length
 from data_tools.tokenizer.section import TokenizerTraining
 from data_tools.upgrade import upgraded
-from data_tools.where import Local, Where
+from data_tools.where import ENGINES, Local, Where
 from megatrain.errors import UserError, require
 
 FORMAT_VERSION = 2
@@ -159,15 +159,18 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 
 
 def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
+    # A misspelt key is told before what is missing for it.
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     location = list(first["loc"])
     if location[:1] == ["where"]:
         del location[1:2]  # the name of the engine, which is no key
     where = ".".join(map(str, location))
     match first["type"]:
         case "extra_forbidden":
-            near = difflib.get_close_matches(str(first["loc"][-1]), _known_keys(first["loc"][:-1]), n=1)
+            near = difflib.get_close_matches(str(location[-1]), _known_keys(first["loc"][:-1]), n=1)
             return f"unknown key {where}" + (f"; did you mean {near[0]}?" if near else "")
+        case "union_tag_invalid":
+            return f"{where}: no engine is called {first['ctx']['tag']}; known: {', '.join(ENGINES)}"
         case "missing":
             return f"{where} is missing; it must be given"
         case _:
@@ -177,6 +180,8 @@ def _explain(error: ValidationError) -> str:
 
 def _known_keys(location: Sequence[int | str]) -> list[str]:
     """The keys of the section at a location in the tree; a source's name counts as any."""
+    if location[:1] == ("where",):
+        return list(ENGINES[str(location[1])].model_fields)
     model: type[BaseModel] = DataConfig
     skip = False
     for part in location:
@@ -186,6 +191,6 @@ def _known_keys(location: Sequence[int | str]) -> list[str]:
         annotation = model.model_fields[str(part)].annotation
         if typing.get_origin(annotation) in (dict, Mapping):
             annotation, skip = typing.get_args(annotation)[1], True
-        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
-        model = annotation
+        models = [one for one in (annotation, *typing.get_args(annotation)) if isinstance(one, type)]
+        model = next(one for one in models if issubclass(one, BaseModel))  # of `Near | None` the first
     return list(model.model_fields)

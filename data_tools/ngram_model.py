@@ -145,7 +145,9 @@ def load_model(path: Path) -> NgramModel:
                 percentiles=percentiles,
             )
     except FileNotFoundError:
-        raise UserError(f"{path}: no such model") from None
+        raise UserError(
+            f"perplexity.model: {path}: no such file; make one with `megatrain data perplexity-model`"
+        ) from None
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: no model of n-grams, or damaged: {' '.join(str(error).split())}") from None
 

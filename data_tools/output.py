@@ -95,7 +95,9 @@ def read_record(output: Path) -> dict[str, Any] | None:
         empty = not output.exists() or (output.is_dir() and not any(output.iterdir()))
         require(empty, f"{output}: exists and is not a prepared dataset; choose another output, or remove it")
         return None
-    except (ValueError, NotADirectoryError) as error:
+    except NotADirectoryError:
+        raise UserError(f"output ({output}): is a file; choose another output") from None
+    except ValueError as error:
         raise UserError(f"{output / PREPARED}: cannot be read ({error}); remove {output}") from None
 
 

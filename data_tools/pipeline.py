@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.assemble import Base, Shard, assemble, put_samples, put_tables, put_tokenizer
-from data_tools.config_files import evaluation_sets, require_steps, require_tokenizer
+from data_tools.config_files import evaluation_sets
 from data_tools.duplicate_stage import Found, find_duplicates
 from data_tools.inputs import Inputs, recorded
 from data_tools.readers import require_few_broken
@@ -56,12 +56,14 @@ class Encoded:
     results: Sequence[Mapping[str, Any]]
 
 
-def make(shop: Workshop, inputs: Inputs, target: Path, base: Base) -> dict[str, Any]:
+def make(
+    shop: Workshop, inputs: Inputs, files: Mapping[str, str], target: Path, base: Base
+) -> dict[str, Any]:
     """All the stages; what they give is put together in `target`, an empty folder or the dataset that grows.
 
-    Gives what is recorded of the sources that were made.
+    `files` are the hashes of what the config names besides raw files, by path. Gives what is recorded of the
+    sources that were made.
     """
-    files = require_steps(shop.config, inputs) | ({} if base.tokenizer else require_tokenizer(shop.config))
     collected = _collect(shop, inputs, files)
     found = find_duplicates(shop, base.corpus(shop.config, collected.parts()))
     tokenizer, info = base.tokenizer or tokenizer_of(shop, found, files)

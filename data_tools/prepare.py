@@ -53,10 +53,10 @@ def prepare(config: DataConfig, progress: Progress | None = None) -> Prepared:
             _require_same(folder, record, config, inputs)
             progress.note(f"{folder}: already prepared from this config and these files; nothing to do")
             return Prepared(folder, _manifests(folder), made_now=False)
-        work = output.workshop(folder)
+        files = require_steps(config, inputs) | require_tokenizer(config)
         with engine(config.where, progress) as run:
-            partial = output.begin(folder)
-            made = make(Workshop(work, config, run, progress), inputs, partial, Base())
+            work, partial = output.workshop(folder), output.begin(folder)
+            made = make(Workshop(work, config, run, progress), inputs, files, partial, Base())
         output.commit(partial, folder, made)
         shutil.rmtree(work)
     progress.note(f"{folder}: complete")

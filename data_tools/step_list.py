@@ -33,7 +33,7 @@ def _one(item: Any) -> Section:
     try:
         return STEPS[name].model_validate(settings or {})
     except ValidationError as error:
-        first = error.errors()[0]
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         key = ".".join(map(str, (name, *first["loc"])))
         if first["type"] == "extra_forbidden":
             near = get_close_matches(str(first["loc"][-1]), STEPS[name].model_fields, n=1)

@@ -3,6 +3,8 @@
 Which of them it is changes nothing in what comes out.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -44,6 +46,9 @@ class Ray(Section):
     """Of one task."""
     memory_gib: Annotated[float, Field(gt=0)] = 4.0
     """Of one task, for Ray's placing."""
+
+
+ENGINES: Mapping[str, type[Section]] = MappingProxyType({"local": Local, "slurm": Slurm, "ray": Ray})
 
 
 def _local_unless_named(value: Any) -> Any:

@@ -113,7 +113,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 
 def _explain(error: ValidationError) -> str:
     """The first error, in one line that names the key."""
-    first = error.errors()[0]
+    # A misspelt key is told before what is missing for it.
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     location = [str(part) for part in first["loc"]]
     key = ".".join(location)
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""

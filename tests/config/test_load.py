@@ -67,6 +67,10 @@ def test_unknown_keys_get_the_nearest_name(path: str, suggestion: str) -> None:
 
 def test_an_unknown_key_that_is_near_to_none_lists_the_known_ones() -> None:
     assert "known keys: tensor, zero" in error_of("parallel: {xyzzy: 1}")
+    # Told before the keys that are missing for it.
+    assert "unknown key data.phases.0.from_token; did you mean data.phases.0.from_tokens?" in error_of(
+        "", "data.phases=[{from_token: 0}]"
+    )
     assert "unknown key data.sources.0.nam; did you mean data.sources.0.name?" in error_of(
         "data: {sources: [{path: a, nam: b}]}"
     )

@@ -131,7 +131,7 @@ def test_a_file_that_is_none_is_told(verse: NgramModel, tmp_path: Path) -> None:
             load_model(tmp_path / f"{name}.npz")
     with pytest.raises(UserError, match="version 2 of the model's format is newer"):
         load_model(tmp_path / "newer.npz")
-    with pytest.raises(UserError, match="no such model"):
+    with pytest.raises(UserError, match="no such file; make one with"):
         Perplexity(model=str(tmp_path / "missing.npz")).build()
 
 
