@@ -186,9 +186,12 @@ def export(arguments: argparse.Namespace) -> int:
 
 def generate(arguments: argparse.Namespace) -> int:
     from megatrain.export.generate import continuations
+    from megatrain.export.source import find_source
 
+    source = find_source(arguments.where)
+    _warn(source.damaged)
     texts = continuations(
-        arguments.where,
+        source,
         arguments.prompt,
         max_new_tokens=arguments.max_new_tokens,
         temperature=arguments.temperature,

@@ -138,7 +138,8 @@ def what_happened(vanished: Sequence[int], failures: Sequence[Failure], code: in
         return f"rank {hung[0].rank} on {hung[0].host}: {hung[0].text}"
     if silent:
         names = ", ".join(map(str, silent[:8])) + (" ..." if len(silent) > 8 else "")
-        return f"rank {names} ended without a word (killed, or out of memory?)"
+        told_too = [f"; rank {one.rank} failed: {one.text}" for one in failures if one.kind == "failed"]
+        return f"rank {names} ended without a word (killed, or out of memory?){''.join(told_too[:1])}"
     if failures:
         first = failures[0]
         return f"rank {first.rank} on {first.host} failed: {first.text}"

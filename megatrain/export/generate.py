@@ -16,7 +16,7 @@ from megatrain.model.generate import generate
 
 
 def continuations(
-    where: Path,
+    where: Path | Source,
     prompts: Sequence[str],
     *,
     max_new_tokens: int = 100,
@@ -32,7 +32,7 @@ def continuations(
     Raises UserError for a folder that holds no model, a tokenizer that does not belong to it, a prompt
     without tokens; FailedWork for damaged weights.
     """
-    source = find_source(where, tokenizer_folder)
+    source = where if isinstance(where, Source) else find_source(where, tokenizer_folder)
     tokenizer = Tokenizer.load(source.tokenizer_folder)
     prompt_ids = [tokenizer.encode(prompt) for prompt in prompts]
     for prompt, ids in zip(prompts, prompt_ids, strict=True):

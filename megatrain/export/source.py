@@ -52,19 +52,21 @@ def find_source(where: Path, tokenizer_folder: Path | None = None) -> Source:
     """Look at a run folder, a checkpoint folder, or an export.
 
     Raises UserError where it is none of them or its tokenizer is not found or is another one; FailedWork
-    where a run has checkpoints but none is whole.
+    where a run has checkpoints but none is whole, or the checkpoint that is named is damaged.
     """
     require(where.is_dir(), f"{where}: no such folder; name a run, a checkpoint or an export")
     if (where / "config.json").is_file():
         return Source("export", str(where), tokenizer_folder or where, None, None)
     if (where / MANIFEST).is_file():
         folder = where.resolve()
+        if what := _damage(str(folder)):
+            raise FailedWork(f"{where}: damaged: {what}; name its run, for the newest one that is whole")
         return _of_checkpoint(str(folder), RunFolder(folder.parent.parent), tokenizer_folder, ())
     run = RunFolder(where.resolve())
     place = checkpoints_of(run)
     damaged: list[str] = []
     for name in committed(place):
-        what = _damage(place, name)
+        what = _damage(name, place)
         if what is None:
             return _of_checkpoint(f"{place}/{name}", run, tokenizer_folder, tuple(damaged))
         damaged.append(f"{name}: {what}")
@@ -124,8 +126,8 @@ def _tokenizer_folder(folder: str, config: Config | None) -> Path:
     return tokenizer_folder_of(paths[0], config.data)
 
 
-def _damage(place: Place, name: str) -> str | None:
+def _damage(folder: str, place: Place | None = None) -> str | None:
     try:
-        return "; ".join(Checkpoint(name, place).damaged()[:3]) or None
+        return "; ".join(Checkpoint(folder, place).damaged()[:3]) or None
     except FailedWork as error:
         return str(error)

@@ -21,6 +21,7 @@ from megatrain.durable import write_durably
 from megatrain.resilience.process import Process, this_process
 
 RENEW_S = 5.0
+POLL_S = 0.05
 GONE_S = 60.0
 """A supervisor on another host that has not renewed its file for so long is gone."""
 Wish = Literal["preempt", "end"]
@@ -72,6 +73,12 @@ class Control:
         with suppress(OSError, ValueError):
             return int((self.folder / "exit").read_text())
         return None
+
+    def await_exit_code(self, most_s: float) -> None:
+        """Wait until rank 0 has told it, but not for ever."""
+        end = time.monotonic() + most_s
+        while self.exit_code() is None and time.monotonic() < end:
+            time.sleep(POLL_S)
 
     def failures(self) -> list[Failure]:
         """The first to fail comes first."""

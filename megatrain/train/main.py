@@ -27,6 +27,9 @@ LOST_PEER = (
     "remote process exited",
 )
 
+WORD_S = 10.0
+"""How long a rank whose work failed waits for rank 0 to say so, which fails of the same at the same time."""
+
 
 def main(arguments: Sequence[str]) -> int:
     """Run this rank to its end; gives its exit code. Bad input is one line on stderr, from rank 0."""
@@ -46,6 +49,9 @@ def main(arguments: Sequence[str]) -> int:
         if rank == 0:
             print(f"megatrain: {error}", file=sys.stderr, flush=True)
         code = error.exit_code
+        if control is not None and rank != 0:
+            control.fail(Failure(rank, socket.gethostname(), "failed", str(error), time.time()))
+            control.await_exit_code(WORD_S)  # a launcher kills rank 0 when this one ends, perhaps too early
     except Exception as error:
         _report(rank, error)
         told = False  # a fault: the supervisor starts the ranks again

@@ -274,7 +274,7 @@ def data_config(scene: Scene, content: bytes | None, **changes: Any) -> Path:
     [
         (None, {}, r"sources\.raw\.files: raw\.jsonl: no such file"),
         (b"", {}, r"sources\.raw\.files: every file is empty .*; give it text"),
-        (b"x\n", {"output": "config.yaml"}, r"config\.yaml.*; remove|config\.yaml: exists and is not"),
+        (b"x\n", {"output": "config.yaml"}, r"config\.yaml.*is a file; choose another"),
         (b"x\n", {"sources": {}}, r"prepare\.yaml: sources: "),
         (b"x\n", {"filters": {}}, r"unknown key filters"),
         (b'{"text": "x"}\n', {"output": "data"}, r"data: was prepared by another config .*overwrite=true"),

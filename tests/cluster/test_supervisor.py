@@ -28,6 +28,8 @@ def test_the_first_cause_is_told() -> None:
     hang = failure(2, "hang", "no end of step 5", 9.0)
     assert what_happened([], [first, crash], 1) == "rank 3 on far failed: ValueError: odd"
     assert what_happened([1], [crash], 1) == "rank 1 ended without a word (killed, or out of memory?)"
+    told = failure(0, "failed", "shard damaged", 3.0)
+    assert what_happened([1], [told], 1).endswith("out of memory?); rank 0 failed: shard damaged")
     assert what_happened([1, 2], [crash, hang], 1) == "rank 2 on far: no end of step 5"
     assert what_happened([0], [crash], 1).startswith("rank 0 on far failed"), "it left a word"
     assert what_happened([], [], -9) == "the launcher ended with code -9"

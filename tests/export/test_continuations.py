@@ -1,5 +1,6 @@
 """A run, its checkpoint and its export go on from a prompt alike; what is none of them is refused."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from megatrain.cli import main
 from megatrain.config import load_config, to_yaml
 from megatrain.data.manifest import Manifest, write_manifest
 from megatrain.data.shard import write_shard
@@ -83,6 +85,26 @@ def test_what_is_no_model_is_refused(made: str | None, tmp_path: Path) -> None:
         (where / made).mkdir(parents=True)
     with pytest.raises(UserError, match=str(where)):
         continuations(where, PROMPTS)
+
+
+def test_a_damaged_checkpoint_is_not_generated_from(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run falls back and says so; a checkpoint that is named does not."""
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    (whole,) = (folder / "checkpoints").glob("step-*")
+    newer = whole.with_name("step-00009999")
+    shutil.copytree(whole, newer)
+    file = next(newer.glob("*.safetensors"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    words = ["generate", str(folder), "--prompt", "ROMEO", "--max-new-tokens", "2"]
+    assert main(words) == 0
+    assert re.search(r"passed over step-00009999: .*hash differs", capsys.readouterr().err)
+    assert main(["generate", str(newer), "--prompt", "ROMEO"]) == 1
+    assert re.fullmatch(r".*step-00009999: damaged: .*hash differs.*\n", capsys.readouterr().err)
 
 
 def test_an_empty_prompt_is_refused(run: Run) -> None:
