@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from data_tools.document import StepSection
 from data_tools.duplicates.settings import Duplicates as DuplicatesSearch
 from data_tools.readers import Source
-from data_tools.sections import Count, Fraction, Section
+from data_tools.sections import Count, Fraction, Section, require_source_name
 from data_tools.step_list import Steps
 from data_tools.steps.clean import Clean
 from data_tools.steps.length import Length
@@ -84,7 +84,9 @@ class DataConfig(Section):
     """Of the shuffle of documents."""
     samples: Count = 20
     """How many of the documents dropped for each reason are kept for reading, for each source."""
-    sources: Annotated[dict[str, SourceConfig], Field(min_length=1)]
+    sources: Annotated[
+        dict[Annotated[str, AfterValidator(require_source_name)], SourceConfig], Field(min_length=1)
+    ]
     steps: Steps = (Clean(), Length())
     """What the documents of every source pass through, in this order."""
     duplicates: Duplicates = Duplicates()
@@ -161,7 +163,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 def _explain(error: ValidationError) -> str:
     # A misspelt key is told before what is missing for it.
     first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    location = list(first["loc"])
+    location = [part for part in first["loc"] if part != "[key]"]
     if location[:1] == ["where"]:
         del location[1:2]  # the name of the engine, which is no key
     where = ".".join(map(str, location))

@@ -23,7 +23,7 @@ from megatrain.data.shard import token_dtype
 from megatrain.errors import require
 
 # Part of every record: an output of another version of these steps is another output.
-PIPELINE_VERSION = 2
+PIPELINE_VERSION = 3
 Counts = dict[str, dict[str, int]]
 
 

@@ -1,5 +1,6 @@
 """What every section of a data preparation's config is: frozen, typed, and without unknown keys."""
 
+import re
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -7,6 +8,16 @@ from pydantic import BaseModel, ConfigDict, Field
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=0)]
+
+
+def require_source_name(name: str) -> str:
+    """The name of a source, which becomes that of files. Raises ValueError where it could not be one."""
+    if not re.fullmatch(r"[^\s./\\\x00-\x1f][^/\\\x00-\x1f]{0,99}", name):
+        raise ValueError(
+            f"{name!r} cannot name a source: it becomes the name of files, so it has at most 100 characters, "
+            "no / and no \\, and does not begin with a point or a blank"
+        )
+    return name
 
 
 class Section(BaseModel):

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from megatrain.errors import require
+
 Tree = dict[str, Any]
 
 
@@ -19,6 +21,10 @@ def _looks_old(tree: Tree) -> bool:
 
 def _from_1(tree: Tree) -> Tree:
     """Version 1 had one cleaning and one filter for all sources, and no engine but this machine."""
+    newer = [key for key in ("steps", "duplicates", "where") if key in tree]
+    require(
+        not newer, f"config version 1 has no {' and no '.join(newer)}: write `version: 2`, or leave them out"
+    )
     old = dict(tree)
     clean, limits = dict(_mapping(old.pop("clean", {}))), dict(_mapping(old.pop("filter", {})))
     invalid = clean.pop("invalid_utf8", None)

@@ -13,11 +13,12 @@ import numpy as np
 import xxhash
 
 from data_tools.datasets.ids import files_for, first_of_each, hex_id, spread
+from data_tools.datasets.lineage import FOLDER as LINEAGE
 from data_tools.datasets.shards import ShardColumns, processes_for, read_columns, split_folders
 from data_tools.progress import Progress
 from data_tools.workers import pool
 from megatrain.data.dataset import TokenDataset
-from megatrain.data.manifest import ShardInfo, TokenizerInfo, read_manifest
+from megatrain.data.manifest import MANIFEST, ShardInfo, TokenizerInfo, read_manifest
 from megatrain.data.tokenizer import Tokenizer
 from megatrain.durable import hash_file
 from megatrain.errors import FailedWork, UserError
@@ -52,7 +53,9 @@ def faults(
             found += 1
             yield str(error)
     for fault in chain(
-        _tokenizer_faults(splits), _shard_faults(splits, quick, workers, progress or Progress())
+        _split_faults(folder, splits),
+        _tokenizer_faults(splits),
+        _shard_faults(splits, quick, workers, progress or Progress()),
     ):
         found += 1
         yield fault
@@ -95,6 +98,15 @@ def check_shard(task: ShardTask) -> list[str]:
         return [f"{path}: cannot be read: {error.strerror}"]
     except FailedWork as error:
         return [str(error)]
+
+
+def _split_faults(folder: Path, splits: Mapping[str, TokenDataset]) -> Iterator[str]:
+    """Splits of which something lies there, shards or their lineage, but no manifest."""
+    places = {path.parent for path in folder.glob("*/shard-*.arrow")}
+    places |= {folder / path.name for path in (folder / LINEAGE).glob("*") if path.is_dir()}
+    for place in sorted(places - {folder / name for name in splits}):
+        if not (place / MANIFEST).exists():  # one that is damaged was told of
+            yield f"{place / MANIFEST}: missing; prepare the dataset again or restore this split"
 
 
 def _tokenizer_faults(splits: Mapping[str, TokenDataset]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import megatrain
 from megatrain.cli import checkpoints, commands, data_arguments
-from megatrain.cli.parser import Parser, Run, Verbs, command, config_arguments, group
+from megatrain.cli.parser import Parser, Run, Verbs, command, config_arguments, group, size
 from megatrain.errors import FailedWork, UserError
 
 
@@ -214,7 +214,7 @@ def _model_commands(verbs: Verbs) -> None:
     evaluate.add_argument("where", type=Path, metavar="RUN", help="a run, a checkpoint or an export")
     evaluate.add_argument("--split", choices=("train", "validation", "test"), default="test")
     evaluate.add_argument("--config", type=Path, help="for a model whose run's config is not beside it")
-    evaluate.add_argument("--windows", type=int, help="at most so many windows of each source")
+    evaluate.add_argument("--windows", type=size, help="at most so many windows of each source")
     evaluate.add_argument("--baselines", action="store_true", help="also n-gram models of the same tokens")
     export = command(
         verbs,

@@ -81,6 +81,15 @@ PASSED = {
     "gradient_predivide_factor": None,
     "disable_allgather": None,
 }
+# Of these the ones that are on or off; the other settings of zero_optimization are sizes.
+_FLAGS = {
+    "allgather_partitions",
+    "reduce_scatter",
+    "overlap_comm",
+    "contiguous_gradients",
+    "use_multi_rank_bucket_allreduce",
+    "log_trace_cache_warnings",
+}
 
 
 def check_rules(config: Config) -> None:
@@ -225,3 +234,11 @@ def _check_deepspeed(raw: Mapping[str, Any], prefix: str = "") -> None:
         if not prefix and PASSED[key] is not None:
             require(isinstance(value, Mapping), f"deepspeed.{path} must be a section, not {value!r}")
             _check_deepspeed(value, f"{path}.")
+        elif prefix:
+            # DeepSpeed would find it in every rank, after the launch.
+            if key in _FLAGS:
+                good, kind = value in (True, False), "true or false"
+            else:
+                whole = isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0
+                good, kind = whole and value > 0, "a whole number above 0"
+            require(good, f"deepspeed.{path} ({value!r}) must be {kind}")

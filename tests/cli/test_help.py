@@ -70,6 +70,7 @@ def test_version(call: Call) -> None:
         (["check", "x.yaml", "--rank=2", "--bogus"], "--bogus"),
         (["generate", "run"], "required: --prompt"),
         (["report", "a", "b"], "unrecognized arguments: b"),
+        (["evaluate", "run", "--windows", "0"], "'0' is not a whole number of at least 1"),
         (["export", "run", "--dtype", "fp8"], "invalid choice: 'fp8'"),
     ],
 )

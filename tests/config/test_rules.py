@@ -101,6 +101,18 @@ def error_of(*overrides: str) -> str:
             ("resilience.spikes.warmup_updates (65)", "resilience.spikes.window (64)"),
         ),
         (("deepspeed.zero_optimization=3",), ("deepspeed.zero_optimization must be a section, not 3",)),
+        (
+            ("deepspeed.zero_optimization.reduce_bucket_size=lots",),
+            ("deepspeed.zero_optimization.reduce_bucket_size ('lots') must be a whole number above 0",),
+        ),
+        (
+            ("deepspeed.zero_optimization.stage3_max_live_parameters=-5",),
+            ("stage3_max_live_parameters (-5) must be a whole number above 0",),
+        ),
+        (
+            ("deepspeed.zero_optimization.overlap_comm=often",),
+            ("overlap_comm ('often') must be true or false",),
+        ),
     ],
 )
 def test_rules(overrides: tuple[str, ...], parts: tuple[str, ...]) -> None:

@@ -12,7 +12,7 @@ from data_tools.progress import Progress
 from data_tools.verify import faults, summary
 from megatrain.data.manifest import ShardInfo, read_manifest
 from megatrain.errors import UserError
-from tests.data_tools.finished import change_manifest, corpus, make_dataset, write
+from tests.data_tools.finished import change_manifest, corpus, make_dataset, write, write_lineage
 
 DRAMA, VERSE = corpus("drama", 16), corpus("verse", 16)
 
@@ -40,6 +40,16 @@ def test_a_sound_dataset_has_no_faults(sound: Path) -> None:
     assert "5 shards in train, test, " in summary(sound, quick=False)
     with pytest.raises(UserError, match="no prepared dataset there"):
         found(sound / "tokenizer")
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_split_that_has_lost_its_manifest_or_all(folder: Path, quick: bool) -> None:
+    write_lineage(folder, "train", 0, DRAMA[:7])
+    (folder / "train" / "manifest.json").unlink()
+    told = [f"{folder}/train/manifest.json: missing; prepare the dataset again or restore this split"]
+    assert found(folder, quick=quick) == told
+    shutil.rmtree(folder / "train")  # its lineage still tells of it
+    assert found(folder, quick=quick) == told
 
 
 def flip(path: Path) -> None:
