@@ -11,6 +11,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from megatrain.config.deepspeed import refusal
 from megatrain.config.rules import check_rules
 from megatrain.config.tree import FORMAT_VERSION, Config
 from megatrain.errors import UserError, require
@@ -119,6 +120,9 @@ def _explain(error: ValidationError) -> str:
     key = ".".join(location)
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
+        reason = refusal(location)
+        if reason is not None:
+            return reason + more
         here = [
             ".".join([*location[:-1], near])
             for cutoff in (0.85, 0.5)
@@ -130,6 +134,8 @@ def _explain(error: ValidationError) -> str:
         hint = f"did you mean {suggestion}?" if suggestion else ""
         names = f"known keys: {', '.join(_names_at(location[:-1]))}"
         return f"unknown key {key}; {hint or names}{more}"
+    if first["type"] == "model_type":
+        return f"{key} must be a section of keys, not {first['input']!r}{more}"
     return f"{key} ({first.get('input')!r}): {first['msg'].removeprefix('Value error, ')}{more}"
 
 

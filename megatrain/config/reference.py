@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from megatrain.config import tree
+from megatrain.config import deepspeed, tree
+from megatrain.config.deepspeed import OWNED, UNSUPPORTED
 from megatrain.config.load import model_in
-from megatrain.config.rules import OWNED, PASSED, UNSUPPORTED
+from megatrain.config.section import Section
 
 HEAD = """\
 # Configuration
@@ -45,7 +46,7 @@ def _sections() -> Iterator[str]:
         section = model_in(field.annotation)
         if section is None:
             continue
-        about = inspect.cleandoc(section.__doc__ or "") if section.__doc__ != tree.Section.__doc__ else ""
+        about = inspect.cleandoc(section.__doc__ or "") if section.__doc__ != Section.__doc__ else ""
         yield f"## {name}\n" + (f"\n{about}\n" if about else "")
         yield "| key | type | default | meaning |\n|---|---|---|---|"
         for path, kind, default, meaning in _rows(section, f"{name}."):
@@ -71,7 +72,7 @@ def _rows(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str
 def _docstrings() -> dict[str, dict[str, str]]:
     """Section → key → the string below the key."""
     found: dict[str, dict[str, str]] = {}
-    for node in ast.parse(inspect.getsource(tree)).body:
+    for node in [node for module in (tree, deepspeed) for node in ast.parse(inspect.getsource(module)).body]:
         if not isinstance(node, ast.ClassDef):
             continue
         texts = found.setdefault(node.name, {})
@@ -124,14 +125,9 @@ def _value(value: object) -> str:
 
 
 def _deepspeed() -> Iterator[str]:
-    yield "## deepspeed\n\n" + _docstrings()["Config"]["deepspeed"] + " Passed on:\n"
-    for name, inner in PASSED.items():
-        yield f"- `deepspeed.{name}`" + (
-            f": {', '.join(f'`{key}`' for key in sorted(inner))}" if inner else ""
-        )
-    yield "\nOwned by megatrain, and refused here:\n\n| DeepSpeed's key | set instead |\n|---|---|"
+    yield "Owned by megatrain, and refused there:\n\n| DeepSpeed's key | set instead |\n|---|---|"
     yield from (f"| `{key}` | {ours} |" for key, ours in OWNED.items())
-    yield "\nNot supported, and refused:\n\n| DeepSpeed's key | why |\n|---|---|"
+    yield "\nNot to be set:\n\n| DeepSpeed's key | why |\n|---|---|"
     yield from (f"| `{key}` | {why} |" for key, why in UNSUPPORTED.items())
     yield ""
 

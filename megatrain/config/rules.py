@@ -2,94 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from megatrain.config.data_rules import check_data
 from megatrain.config.tree import Config
-from megatrain.errors import UserError, require
+from megatrain.errors import require
 from megatrain.faults import ACTIONS, NUMBERS, POINTS
-
-# Raw DeepSpeed keys that megatrain sets itself, with the key of our own that decides them.
-OWNED = {
-    "train_batch_size": "train.global_batch",
-    "train_micro_batch_size_per_gpu": "train.micro_batch",
-    "gradient_accumulation_steps": "train.global_batch and train.micro_batch",
-    "gradient_clipping": "optimizer.clip",
-    "optimizer": "optimizer",
-    "scheduler": "schedule",
-    "bf16": "precision.dtype",
-    "data_types": "precision.accumulation",
-    "zero_optimization.stage": "parallel.zero",
-    "tensor_parallel": "parallel.tensor",
-    "wandb": "observe.wandb",
-    "checkpoint": "checkpoint",
-    "data_efficiency": "data",
-    "steps_per_print": "observe.print_every",
-    "activation_checkpointing": "train.recompute",
-    "compile": "train.compile",
-}
-_OFFLOAD = "offload is not supported: checkpoints could not be read on another layout"
-_QUANTISED = "quantised communication changes the numbers; resume would not be exact"
-_MICS = "MiCS shards over sub-groups; checkpoints do not know them"
-# What megatrain does not support, with the reason.
-UNSUPPORTED = {
-    "fp16": "fp16 needs a loss scale that the checkpoint does not carry; use precision.dtype=bf16 or fp32",
-    "amp": "apex is not supported; use precision.dtype=bf16",
-    "torch_autocast": "use precision.dtype=bf16: parameters in bf16 with fp32 master weights",
-    "zero_optimization.offload_optimizer": _OFFLOAD,
-    "zero_optimization.offload_param": _OFFLOAD,
-    "zero_optimization.zero_hpz_partition_size": "hpZ keeps second copies that checkpoints do not know",
-    "zero_optimization.zero_quantized_weights": _QUANTISED,
-    "zero_optimization.zero_quantized_gradients": _QUANTISED,
-    "zero_optimization.mics_shard_size": _MICS,
-    "zero_optimization.mics_hierarchical_params_gather": _MICS,
-    "zero_optimization.round_robin_gradients": "it changes which rank holds what; checkpoints do not know it",
-    "sparse_gradients": "sparse gradients are not supported",
-    "pipeline": "pipeline stages are not supported yet",
-    "sequence_parallel_size": "not supported yet: DeepSpeed scales its gradients wrongly here",
-    "curriculum_learning": "the order of samples is megatrain's own",
-    "elasticity": "any number of ranks runs any global batch already",
-    "communication_data_type": "it changes the precision of reduced gradients; set precision.accumulation",
-    "prescale_gradients": "the loss is normalised by the valid tokens of the global batch already",
-    "compression_training": "compression is not supported",
-    "autotuning": "autotuning is not supported",
-}
-# Raw settings that are safe to hand over. Everything else is refused, so that a typo never passes in silence.
-PASSED = {
-    "zero_optimization": {
-        "reduce_bucket_size",
-        "allgather_bucket_size",
-        "allgather_partitions",
-        "reduce_scatter",
-        "overlap_comm",
-        "contiguous_gradients",
-        "stage3_prefetch_bucket_size",
-        "stage3_param_persistence_threshold",
-        "stage3_model_persistence_threshold",
-        "stage3_max_live_parameters",
-        "stage3_max_reuse_distance",
-        "sub_group_size",
-        "use_multi_rank_bucket_allreduce",
-        "log_trace_cache_warnings",
-    },
-    "wall_clock_breakdown": None,
-    "memory_breakdown": None,
-    "dump_state": None,
-    "comms_logger": None,
-    "flops_profiler": None,
-    "gradient_predivide_factor": None,
-    "disable_allgather": None,
-}
-# Of these the ones that are on or off; the other settings of zero_optimization are sizes.
-_FLAGS = {
-    "allgather_partitions",
-    "reduce_scatter",
-    "overlap_comm",
-    "contiguous_gradients",
-    "use_multi_rank_bucket_allreduce",
-    "log_trace_cache_warnings",
-}
 
 
 def check_rules(config: Config) -> None:
@@ -106,7 +22,11 @@ def check_rules(config: Config) -> None:
         f"resilience.spikes.warmup_updates ({spikes.warmup_updates}) must not be above "
         f"resilience.spikes.window ({spikes.window}): so many are never kept",
     )
-    _check_deepspeed(config.deepspeed)
+    comms = config.deepspeed.comms_logger
+    require(
+        comms is None or bool(comms.verbose),
+        "deepspeed.comms_logger needs verbose: true; otherwise DeepSpeed keeps its figures to itself",
+    )
 
 
 def _check_model(config: Config) -> None:
@@ -216,29 +136,3 @@ def _check_faults(config: Config) -> None:
         require(fault.at in POINTS, f"faults: at ({fault.at}) is none of {', '.join(POINTS)}")
         allowed = NUMBERS.get(fault.at, ACTIONS)
         require(fault.do in allowed, f"faults: do ({fault.do}) at {fault.at} is none of {', '.join(allowed)}")
-
-
-def _check_deepspeed(raw: Mapping[str, Any], prefix: str = "") -> None:
-    allowed = PASSED if not prefix else PASSED[prefix.rstrip(".")] or set()
-    for key, value in raw.items():
-        path = f"{prefix}{key}"
-        if path in OWNED:
-            raise UserError(f"deepspeed.{path} is owned by megatrain: set {OWNED[path]} instead")
-        if path in UNSUPPORTED:
-            raise UserError(f"deepspeed.{path} is not supported: {UNSUPPORTED[path]}")
-        require(
-            key in allowed,
-            f"deepspeed.{path} is not a DeepSpeed setting that megatrain passes through; "
-            f"it passes: {', '.join(sorted(prefix + name for name in allowed))}",
-        )
-        if not prefix and PASSED[key] is not None:
-            require(isinstance(value, Mapping), f"deepspeed.{path} must be a section, not {value!r}")
-            _check_deepspeed(value, f"{path}.")
-        elif prefix:
-            # DeepSpeed would find it in every rank, after the launch.
-            if key in _FLAGS:
-                good, kind = value in (True, False), "true or false"
-            else:
-                whole = isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0
-                good, kind = whole and value > 0, "a whole number above 0"
-            require(good, f"deepspeed.{path} ({value!r}) must be {kind}")

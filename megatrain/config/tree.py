@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
+
+from megatrain.config.deepspeed import DeepSpeedConfig
+from megatrain.config.section import Count, Fraction, PositiveInt, PositiveReal, Real, Section, Whole
 
 FORMAT_VERSION = 1
-
-
-def _number(value: object) -> object:
-    """YAML 1.1 reads `1e-4` as text; a number that is written like one is one, and `yes` is none."""
-    if isinstance(value, bool):
-        raise ValueError("a number is expected, not true or false")
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
 
 
 def _switch(value: object) -> object:
     """YAML 1.1 reads a bare `off` as false."""
     return "off" if value is False else value
-
-
-Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-PositiveReal = Annotated[Real, Field(gt=0)]
-Whole = Annotated[int, BeforeValidator(_number)]
-PositiveInt = Annotated[Whole, Field(gt=0)]
-Count = Annotated[Whole, Field(ge=0)]
-Fraction = Annotated[Real, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """Base of all sections: immutable, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, validate_default=True)
 
 
 class RunConfig(Section):
@@ -475,5 +452,4 @@ class Config(Section):
     export: ExportConfig = ExportConfig()
     faults: tuple[FaultConfig, ...] = ()
     """Faults to rehearse, e.g. `[{at: step, step: 20, rank: 1, do: kill}]`; none in a run that matters."""
-    deepspeed: dict[str, Any] = Field(default_factory=dict)
-    """Raw DeepSpeed settings that megatrain does not own, e.g. bucket sizes."""
+    deepspeed: DeepSpeedConfig = DeepSpeedConfig()

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from megatrain.checkpoint import fragments
 from megatrain.checkpoint.read import Checkpoint
 from megatrain.checkpoint.store import load
 from megatrain.config import Config, Derived
 from megatrain.data.batch import Batch
+from megatrain.errors import UserError
 from megatrain.model import LossSum, Transformer
 from megatrain.model.flops import count_parameters
 from megatrain.model.init import build_model
@@ -131,6 +133,7 @@ class Engine:
 def build_engine(config: Config, derived: Derived, context: ParallelContext) -> Engine:
     """Collective. Initial weights, DeepSpeed around them, Adam's state made; ready for a step or a load."""
     import deepspeed  # takes seconds; only ranks that train need it
+    from deepspeed.runtime.config import DeepSpeedConfigError
 
     model, layout = build_model(
         config.model,
@@ -145,13 +148,22 @@ def build_engine(config: Config, derived: Derived, context: ParallelContext) -> 
             block.compile()
     optimizer = build_optimizer(model.parameters(), config.optimizer)
     chatter = io.StringIO()
-    with contextlib.redirect_stdout(chatter):  # BF16_Optimizer prints its memory use, unasked
-        engine, _, _, _ = deepspeed.initialize(
-            model=model,
-            optimizer=optimizer,
-            config=deepspeed_config(config, derived),
-            mpu=DeepSpeedMpu(context),
-        )
+    try:
+        with contextlib.redirect_stdout(chatter):  # BF16_Optimizer prints its memory use, unasked
+            engine, _, _, _ = deepspeed.initialize(
+                model=model,
+                optimizer=optimizer,
+                config=deepspeed_config(config, derived),
+                mpu=DeepSpeedMpu(context),
+            )
+    except (
+        ValidationError,
+        DeepSpeedConfigError,
+    ) as error:  # alike on all ranks, and no better when tried again
+        told = " ".join(str(error).split())
+        raise UserError(
+            f"deepspeed: DeepSpeed {deepspeed.__version__} refuses the settings: {told}"
+        ) from None
     logging.getLogger(__name__).debug("deepspeed.initialize: %s", chatter.getvalue())
     _assert_effective(engine, config, derived, context)
     if context.data.size == 1 and type(engine.optimizer).__name__ == "BF16_Optimizer":
@@ -165,7 +177,7 @@ def build_engine(config: Config, derived: Derived, context: ParallelContext) -> 
 
 def deepspeed_config(config: Config, derived: Derived) -> dict[str, Any]:
     """What DeepSpeed is told; the raw settings of the `deepspeed` section are merged in."""
-    raw = dict(config.deepspeed)
+    raw = config.deepspeed.model_dump(mode="json")
     # DeepSpeed takes a buffer of this size for itself in each backward pass, however small the model.
     own = -(-count_parameters(config.model).total // config.parallel.tensor)
     bucket = min(MAX_BUCKET, own + config.model.dim * config.model.layers * 4)
@@ -184,7 +196,7 @@ def deepspeed_config(config: Config, derived: Derived) -> dict[str, Any]:
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
             **(LEFT_IN_PLACE if alone else {}),
-            **raw.get("zero_optimization", {}),
+            **raw["zero_optimization"],
             "stage": config.parallel.zero,
         },
         "zero_allow_untested_optimizer": True,  # GuardedAdamW is torch's AdamW

@@ -58,7 +58,9 @@ def start_rank(config: Config) -> ParallelContext:
         interface = interface_for_gloo(os.environ["MASTER_ADDR"])
         if interface is not None:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-    _join(device, config.resilience.collective_timeout_s)
+    # What was asked for comes as such lines.
+    asked = config.deepspeed.comms_logger is not None or config.deepspeed.dump_state
+    _join(device, config.resilience.collective_timeout_s, logging.INFO if asked else logging.WARNING)
     return ParallelContext.create(config.parallel.tensor, device)
 
 
@@ -88,26 +90,25 @@ def _device(local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def _join(device: torch.device, timeout_s: int) -> None:
+def _join(device: torch.device, timeout_s: int, log_level: int) -> None:
     import deepspeed
     import torch.distributed.distributed_c10d as c10d
 
     # On CPU, DeepSpeed would compile an op for shared-memory collectives, which training never calls, which
-    # leaves
-    # 66 MB in /dev/shm for each rank, and whose lock file hangs later runs when the build is killed.
+    # leaves 66 MB in /dev/shm for each rank, and whose lock file hangs later runs when the build is killed.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     timeout = timedelta(seconds=timeout_s)
     c10d.default_pg_timeout = timeout  # the groups that DeepSpeed makes itself take no time-out from anyone
-    _quieten()
+    _quieten(log_level)
     backend = "nccl" if device.type == "cuda" else "gloo"
     deepspeed.init_distributed(dist_backend=backend, timeout=timeout, verbose=False)
 
 
-def _quieten() -> None:
+def _quieten(level: int) -> None:
     """DeepSpeed's log lines go where the rank's own go, not to the terminal; its deprecated calls are not
     ours."""
     logger = logging.getLogger("DeepSpeed")
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(level)
     logger.handlers.clear()
     logger.propagate = True
     # It warns of every optimizer class that is not its own; GuardedAdamW is torch's AdamW.

@@ -125,7 +125,7 @@ def test_overrides() -> None:
     assert config.run.folder == "runs/a=b"
     assert [source.path for source in config.data.sources] == ["x", "y"]
     assert config.observe.wandb == "off" and config.evaluate.windows is None
-    assert config.deepspeed["zero_optimization"]["reduce_bucket_size"] == 1_000_000
+    assert config.deepspeed.zero_optimization.reduce_bucket_size == 1_000_000
 
 
 def test_an_override_opens_a_section_that_is_null() -> None:
