@@ -89,5 +89,8 @@ setup(
     },
     install_requires=REQUIRES,
     extras_require=EXTRAS,
+    # By path, not by an import hook: in the folder above a clone, Python would take the clone itself for the
+    # package megatrain, which has none of its modules.
+    options={"editable_wheel": {"mode": "compat"}},
     entry_points={"console_scripts": ["megatrain = megatrain.cli:main"]},
 )

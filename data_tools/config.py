@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from data_tools.document import StepSection
@@ -23,6 +21,7 @@ from data_tools.tokenizer.section import TokenizerTraining
 from data_tools.upgrade import upgraded
 from data_tools.where import ENGINES, Local, Where
 from megatrain.errors import UserError, require
+from megatrain.settings import complaint, first_of, read_settings, require_version
 
 FORMAT_VERSION = 2
 
@@ -107,62 +106,25 @@ class DataConfig(Section):
         return self.steps if own is None else own
 
 
+# What only the config of a run has at its top.
+_RUN = {"run", "model", "train"}
+
+
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> DataConfig:
     """Read a YAML file and apply `section.key=value` overrides. Raises UserError naming key and mend."""
-    path = Path(path)
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such config file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a config: {error}") from None
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    require(isinstance(tree, dict), f"{path}: a config is a mapping of sections")
-    for override in overrides:
-        _apply(tree, override)
+    tree = read_settings(Path(path), overrides)
+    foreign = ", ".join(sorted(_RUN & set(tree)))
+    require(not foreign, f"{path}: the config of a run, not one for `megatrain prepare`: it has {foreign}")
     tree = upgraded(tree)
-    version = tree.get("version", FORMAT_VERSION)
-    require(
-        not isinstance(version, int) or version <= FORMAT_VERSION,
-        f"{path}: config version {version} is newer than this megatrain reads "
-        f"({FORMAT_VERSION}); upgrade megatrain",
-    )
+    require_version(tree, FORMAT_VERSION, str(path))
     try:
         return DataConfig.model_validate(tree)
     except ValidationError as error:
         raise UserError(f"{path}: {_explain(error)}") from None
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 1e-4 as text; this reads it as the number it is."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: list(resolvers) for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(?:\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
-    require(equals and path, f"override {override!r} is not of the form section.key=value")
-    *sections, key = path.split(".")
-    at: Any = tree
-    for section in sections:
-        at = at.setdefault(section, {})
-        require(isinstance(at, dict), f"override {override!r}: {section} is not a section")
-    try:
-        at[key] = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, TypeError):
-        at[key] = text
-
-
 def _explain(error: ValidationError) -> str:
-    # A misspelt key is told before what is missing for it.
-    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    first = first_of(error)
     location = [part for part in first["loc"] if part != "[key]"]
     if location[:1] == ["where"]:
         del location[1:2]  # the name of the engine, which is no key
@@ -173,11 +135,8 @@ def _explain(error: ValidationError) -> str:
             return f"unknown key {where}" + (f"; did you mean {near[0]}?" if near else "")
         case "union_tag_invalid":
             return f"{where}: no engine is called {first['ctx']['tag']}; known: {', '.join(ENGINES)}"
-        case "missing":
-            return f"{where} is missing; it must be given"
         case _:
-            message = first["msg"].removeprefix("Value error, ")
-            return f"{where or 'config'}: {message} (given: {first['input']!r})"
+            return complaint(first, where or "config")
 
 
 def _known_keys(location: Sequence[int | str]) -> list[str]:

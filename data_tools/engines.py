@@ -20,7 +20,7 @@ from data_tools.progress import Progress
 from data_tools.task import error_of, is_done, run, sweep
 from data_tools.where import Local, Ray, Slurm, Where
 from data_tools.workers import Map, pool
-from megatrain.errors import FailedWork, UserError, require
+from megatrain.errors import FailedWork, UserError, install, require
 
 POLL_S = 2.0
 # SLURM's own default; a larger stage is submitted as several arrays, one after the other.
@@ -160,7 +160,7 @@ def _ray(where: Ray) -> Iterator[Engine]:
     try:
         import ray
     except ImportError:
-        raise UserError("where.engine=ray: Ray is not installed; pip install 'megatrain[ray]'") from None
+        raise UserError(f"where.engine=ray: Ray is not installed: {install('ray')}") from None
     try:
         ray.init(address=where.address, log_to_driver=False, include_dashboard=False)
     except (ConnectionError, ValueError, RuntimeError) as error:

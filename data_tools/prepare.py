@@ -103,13 +103,13 @@ def main(arguments: Sequence[str]) -> int:
         require(arguments, "usage: python -m data_tools.prepare CONFIG [section.key=value ...]")
         print(summary(prepare(load_config(arguments[0], arguments[1:]))))
     except (UserError, FailedWork) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"megatrain: {error}", file=sys.stderr)
         return error.exit_code
     except (KeyboardInterrupt, Exception) as error:
         # An extension module that is interrupted while it is imported makes another error of it.
         if KeyboardInterrupt not in (type(error), type(error.__cause__)):
             raise
-        print("interrupted: run the same command again to go on", file=sys.stderr)
+        print("megatrain: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
     return 0
 

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, PlainSerializer, ValidationError
 
 from data_tools.sections import Section
 from data_tools.steps import STEPS
+from megatrain.settings import complaint, first_of
 
 
 def _parse(value: Any) -> Any:
@@ -33,13 +34,12 @@ def _one(item: Any) -> Section:
     try:
         return STEPS[name].model_validate(settings or {})
     except ValidationError as error:
-        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        first = first_of(error)
         key = ".".join(map(str, (name, *first["loc"])))
         if first["type"] == "extra_forbidden":
             near = get_close_matches(str(first["loc"][-1]), STEPS[name].model_fields, n=1)
             raise ValueError(f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")) from None
-        told = first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{key}: {told} (given: {first['input']!r})") from None
+        raise ValueError(complaint(first, key)) from None
 
 
 def name_of(section: Section) -> str:

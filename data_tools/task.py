@@ -163,7 +163,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         run((str(stage), number))
     except (UserError, FailedWork) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"megatrain: {error}", file=sys.stderr)
         tree = {"user": isinstance(error, UserError), "message": str(error)}
         write_durably(stage / f"{number:05d}.error", json.dumps(tree).encode())
         return error.exit_code

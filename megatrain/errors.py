@@ -21,3 +21,8 @@ def require(condition: object, message: str) -> None:
     """Raise UserError(message) unless the condition holds."""
     if not condition:
         raise UserError(message)
+
+
+def install(extra: str) -> str:
+    """The mend for a package that is absent, which one of setup.py's extras brings."""
+    return f"pip install -c constraints.txt -e '.[{extra}]' in megatrain's folder"

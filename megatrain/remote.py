@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from megatrain.errors import UserError, require
+from megatrain.errors import UserError, install, require
 
 TRIES = 5
 FIRST_WAIT_S = 0.5
@@ -58,9 +58,7 @@ class RemoteFolder:
                 f"{url}: there is no protocol {protocol}; name a folder, s3://, gs:// or another of fsspec's"
             ) from None
         except ImportError as error:
-            raise UserError(
-                f"{url}: {error}; install what reads it: pip install 'megatrain[remote]' for s3:// and gs://"
-            ) from None
+            raise UserError(f"{url}: {error}; for s3:// and gs://: {install('remote')}") from None
         self._root = str(kind._strip_protocol(url)).rstrip("/")
         require(self._root, f"{url} names no bucket; write {protocol}://bucket/path")
         self._url = url.rstrip("/")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeAlias, TypeVar, cast
 
-from megatrain.errors import FailedWork, UserError
+from megatrain.errors import FailedWork, UserError, install
 
 CHUNK_BYTES = 1 << 18
 TRIES = 5
@@ -102,7 +102,7 @@ def file_system(url: str) -> tuple[Any, str]:
     try:
         fs, path = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
-        raise UserError(f"{url}: {reason(error)}: pip install 'megatrain[remote]'") from None
+        raise UserError(f"{url}: {reason(error)}: {install('remote')}") from None
     except ValueError as error:
         raise UserError(f"{url}: {reason(error)}; known are s3://, gs://, https:// and paths") from None
     if amazon:

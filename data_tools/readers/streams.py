@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from data_tools.readers.raw import CHUNK_BYTES, Stream, reason
 from data_tools.readers.source import Compression
-from megatrain.errors import UserError
+from megatrain.errors import UserError, install
 
 _ZSTD_WINDOW_LOG = 31  # --long=31, as in some published corpora; zstd takes 27 unless told
 _MARKS = (  # that of UTF-32 begins with that of UTF-16
@@ -74,7 +74,7 @@ def require_decompressor(compression: Compression, url: str) -> None:
         try:
             zstd_module()
         except ImportError:
-            raise UserError(f"{url}: reading .zst needs a package: pip install 'megatrain[data]'") from None
+            raise UserError(f"{url}: reading .zst needs a package: {install('data')}") from None
 
 
 def zstd_module() -> Any:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from data_tools.document import Document, Drop, Step
 from data_tools.sections import Section
-from megatrain.errors import UserError
+from megatrain.errors import UserError, install
 
 if TYPE_CHECKING:
     from resiliparse.parse.html import HTMLTree
@@ -45,9 +45,7 @@ class Extract(Section):
                 case "all_text":
                     return partial(_step, self.max_bytes, _resiliparse(main_content=False))
         except ImportError as error:
-            raise UserError(
-                f"extract.method {self.method}: {error}; install it with pip install 'megatrain[data]'"
-            ) from None
+            raise UserError(f"extract.method {self.method}: {error}: {install('data')}") from None
 
 
 def _step(max_bytes: int, text_of: TextOf, document: Document) -> Document | Drop:

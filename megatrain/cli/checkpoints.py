@@ -95,11 +95,14 @@ def _place(folder: Path) -> Place:
 
 
 def _checkpoints(folder: Path) -> Iterator[tuple[str, Checkpoint | str]]:
-    """Newest first; in place of one whose manifest is not sound, what is wrong with it."""
+    """Of a run, newest first, or the one named; in place of one with an unsound manifest, what is wrong."""
+    from megatrain.checkpoint.manifest import MANIFEST
+    from megatrain.checkpoint.place import LocalPlace
     from megatrain.checkpoint.read import Checkpoint, committed
 
-    place = _place(folder)
-    for name in committed(place):
+    alone = (folder / MANIFEST).is_file()
+    place = LocalPlace(folder.resolve().parent) if alone else _place(folder)
+    for name in [folder.resolve().name] if alone else committed(place):
         try:
             yield name, Checkpoint(name, place)
         except (FailedWork, UserError) as error:

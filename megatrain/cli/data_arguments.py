@@ -35,13 +35,15 @@ def add_commands(verbs: Verbs) -> None:
     )
     for name in ("first", "second"):
         diff.add_argument(name, type=Path, metavar="A" if name == "first" else "B")
-    diff.add_argument("--examples", type=count, default=3, metavar="N", help="ids named of each kind (3)")
+    diff.add_argument(
+        "--examples", type=count, default=3, metavar="N", help="ids named of each kind (default: %(default)s)"
+    )
     stats = command(
         kinds,
         "stats",
         datasets.stats,
         "Sizes, lengths, languages, and what was dropped from raw to kept; as tables, a page or JSON.",
-        "data stats data/quickstart --html stats.html",
+        "data stats data/quickstart --html data/stats.html",
     )
     stats.add_argument("folder", type=Path, metavar="DATASET", help="a dataset, or one of its splits")
     stats.add_argument("--html", type=Path, metavar="FILE", help="also a page with pictures, in one file")
@@ -55,8 +57,10 @@ def add_commands(verbs: Verbs) -> None:
     )
     tokenizer.add_argument("folder", type=Path, metavar="DATASET", help="a dataset, or one of its splits")
     tokenizer.add_argument("--tokenizer", type=Path, metavar="PATH", help="another one than its own")
-    tokenizer.add_argument("--documents", type=count, default=2000, metavar="N", help="to look at (2000)")
-    tokenizer.add_argument("--seed", type=int, default=0, help="of the draw (0)")
+    tokenizer.add_argument(
+        "--documents", type=count, default=2000, metavar="N", help="to look at (default: %(default)s)"
+    )
+    tokenizer.add_argument("--seed", type=int, default=0, help="of the draw (default: %(default)s)")
     tokenizer.add_argument("--json", action="store_true", help="JSON in place of the table")
     _import_command(kinds)
     _export_command(kinds)
@@ -75,9 +79,11 @@ def _perplexity_command(kinds: Verbs) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="good text: jsonl, txt, parquet, arrow, wet")
     parser.add_argument("--out", type=Path, required=True, metavar="MODEL", help="the file to write")
     parser.add_argument("--calibrate", nargs="+", default=[], metavar="FILE", help="percentiles are of these")
-    parser.add_argument("--text-column", default="text", help="(text)")
-    parser.add_argument("--order", type=int, default=3, help="words in an n-gram (3)")
-    parser.add_argument("--max-words", type=int, default=10_000_000, help="60 bytes of memory each (10 M)")
+    parser.add_argument("--text-column", default="text", help="default: %(default)s")
+    parser.add_argument("--order", type=int, default=3, help="words in an n-gram (default: %(default)s)")
+    parser.add_argument(
+        "--max-words", type=int, default=10_000_000, help="60 bytes of memory each (default: %(default)s)"
+    )
 
 
 def _training_commands(kinds: Verbs) -> None:
@@ -109,7 +115,7 @@ def _inspect_command(kinds: Verbs) -> None:
         "inspect",
         datasets.inspect,
         "Sizes and some documents; or one document, one window, where a run's sample comes from.",
-        "data inspect configs/quickstart.yaml --sample 81234",
+        "data inspect configs/quickstart.yaml --sample 8123",
     )
     parser.add_argument(
         "where", type=Path, metavar="DATASET", help="with --sample: the config or the folder of a run"
@@ -122,16 +128,16 @@ def _inspect_command(kinds: Verbs) -> None:
         help="of the run's config, with --sample",
     )
     parser.add_argument(
-        "--documents", type=count, default=3, metavar="N", help="at most so many (default: 3)"
+        "--documents", type=count, default=3, metavar="N", help="at most so many (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=count, default=0, help="of the documents drawn")
+    parser.add_argument("--seed", type=count, default=0, help="of the documents drawn (default: %(default)s)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--document", metavar="ID", help="the document with this id, or the beginning of one")
     what.add_argument("--containing", metavar="TEXT", help="documents with this text; decodes all until then")
     what.add_argument("--window", metavar="SPLIT/SOURCE:N", help="window N of a source, decoded")
     what.add_argument("--sample", type=count, metavar="N", help="sample N of a run: where it comes from")
     parser.add_argument(
-        "--sequence-length", type=size, default=1024, metavar="S", help="of --window (default: 1024)"
+        "--sequence-length", type=size, default=1024, metavar="S", help="of --window (default: %(default)s)"
     )
 
 
@@ -161,13 +167,15 @@ def _import_command(kinds: Verbs) -> None:
         default="record",
         help="a record is a document (default), or documents end at each EOS: for packed windows",
     )
-    parser.add_argument("--column", default="tokens", help="of MDS and parquet (default: tokens)")
+    parser.add_argument("--column", default="tokens", help="of MDS and parquet (default: %(default)s)")
     parser.add_argument(
         "--bytes-dtype",
         choices=("uint16", "uint32", "int32", "int64"),
         help="of an MDS column of plain bytes",
     )
-    parser.add_argument("--max-tokens", type=size, default=100_000_000, help="of a shard (default: 10^8)")
+    parser.add_argument(
+        "--max-tokens", type=size, default=100_000_000, help="of a shard (default: %(default)s)"
+    )
     parser.add_argument("--workers", type=count, default=0, help="processes (default: one a core)")
 
 

@@ -47,7 +47,8 @@ def verify(arguments: argparse.Namespace) -> int:
         print(fault, flush=True)
         count += 1
     if count:
-        raise FailedWork(f"{arguments.folder}: {count} faults; each is named above")
+        told = "1 fault; it" if count == 1 else f"{count} faults; each"
+        raise FailedWork(f"{arguments.folder}: {told} is named above")
     print(summary(arguments.folder, quick=arguments.quick))
     return 0
 
@@ -162,8 +163,10 @@ def _inspect_sample(arguments: argparse.Namespace) -> int:
     samples = TrainingSamples(TokenMixture.open(config.data, "train"), config.data)
     (found,) = listed(samples, samples.order(config.run.seed), np.array([arguments.sample]))
     dataset, pieces = samples.locate(found.source, np.array([found.window]))
+    taken = config.train.steps * config.train.global_batch
+    note = "" if found.sample < taken else f", which ends before it: train.steps take {taken:,} samples"
     print(
-        f"sample     {found.sample:,} of {where}\n"
+        f"sample     {found.sample:,} of {where}{note}\n"
         f"source     {found.source}, epoch {found.epoch:,}, "
         f"window {found.window:,} of {samples.sizes[found.source]:,}"
     )

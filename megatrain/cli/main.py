@@ -84,7 +84,9 @@ def _run_commands(verbs: Verbs) -> None:
         "check configs/quickstart.yaml",
     )
     config_arguments(check)
-    check.add_argument("--ranks", type=int, help="the number of ranks to check for (default: this machine's)")
+    check.add_argument(
+        "--ranks", type=size, help="the number of ranks to check for (default: this machine's)"
+    )
     train = command(
         verbs,
         "train",
@@ -109,8 +111,10 @@ def _run_commands(verbs: Verbs) -> None:
         metavar="tpT-dpD-zeroZ",
         help="resume on these as well as on the config's own",
     )
-    rehearsal.add_argument("--before", type=int, default=6, help="steps before the checkpoint (default: 6)")
-    rehearsal.add_argument("--after", type=int, default=4, help="steps after it (default: 4)")
+    rehearsal.add_argument(
+        "--before", type=int, default=6, help="steps before the checkpoint (default: %(default)s)"
+    )
+    rehearsal.add_argument("--after", type=int, default=4, help="steps after it (default: %(default)s)")
     rehearsal.add_argument("--folder", type=Path, help="where to work (default: RUN-verify-resume)")
     rehearsal.add_argument(
         "--tolerance",
@@ -159,7 +163,7 @@ def _submit_command(verbs: Verbs) -> None:
         type=int,
         default=300,
         metavar="S",
-        help="seconds before the limit at which the ranks save and stop (default: 300)",
+        help="seconds before the limit at which the ranks save and stop (default: %(default)s)",
     )
     submit.add_argument("--dry-run", action="store_true", help="print the script and the sbatch command")
 
@@ -176,7 +180,7 @@ def _checkpoint_commands(verbs: Verbs) -> None:
         ("verify", checkpoints.verify, "Re-hash every file of each."),
     ):
         parser = command(kinds, name, run, help_, f"checkpoint {name} runs/quickstart")
-        parser.add_argument("folder", type=Path, metavar="RUN")
+        parser.add_argument("folder", type=Path, metavar="RUN", help="a run, or one checkpoint")
     diff = command(
         kinds,
         "diff",
@@ -188,7 +192,7 @@ def _checkpoint_commands(verbs: Verbs) -> None:
         diff.add_argument(
             name, metavar="A" if name == "first" else "B", help="a checkpoint, or a run's newest"
         )
-    diff.add_argument("--most", type=int, default=20, help="tensors that are printed")
+    diff.add_argument("--most", type=int, default=20, help="tensors that are printed (default: %(default)s)")
     prune = command(
         kinds,
         "prune",
@@ -199,7 +203,12 @@ def _checkpoint_commands(verbs: Verbs) -> None:
     prune.add_argument("folder", type=Path, metavar="RUN")
     prune.add_argument("--keep", type=int, required=True, help="the newest so many")
     prune.add_argument("--keep-every", type=int, help="those whose step is a multiple of this")
-    prune.add_argument("--keep-best", type=int, default=0, help="so many with the lowest validation loss")
+    prune.add_argument(
+        "--keep-best",
+        type=int,
+        default=0,
+        help="so many with the lowest validation loss (default: %(default)s)",
+    )
     prune.add_argument("--dry-run", action="store_true", help="only say what would go")
 
 
@@ -212,8 +221,12 @@ def _model_commands(verbs: Verbs) -> None:
         "evaluate runs/quickstart --split test --baselines",
     )
     evaluate.add_argument("where", type=Path, metavar="RUN", help="a run, a checkpoint or an export")
-    evaluate.add_argument("--split", choices=("train", "validation", "test"), default="test")
-    evaluate.add_argument("--config", type=Path, help="for a model whose run's config is not beside it")
+    evaluate.add_argument(
+        "--split", choices=("train", "validation", "test"), default="test", help="default: %(default)s"
+    )
+    evaluate.add_argument(
+        "--config", type=Path, help="that names the data, for an export or another model without its run"
+    )
     evaluate.add_argument("--windows", type=size, help="at most so many windows of each source")
     evaluate.add_argument("--baselines", action="store_true", help="also n-gram models of the same tokens")
     export = command(
@@ -233,7 +246,7 @@ def _model_commands(verbs: Verbs) -> None:
         "--verify",
         choices=("logits", "tokenizer"),
         default="logits",
-        help="what is compared with the original",
+        help="what is compared with the original (default: %(default)s)",
     )
     generate = command(
         verbs,
@@ -244,7 +257,9 @@ def _model_commands(verbs: Verbs) -> None:
     )
     generate.add_argument("where", type=Path, metavar="RUN", help="a run, a checkpoint or an export")
     generate.add_argument("--prompt", action="append", required=True, help="can be given several times")
-    generate.add_argument("--max-new-tokens", type=int, default=100)
-    generate.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token")
-    generate.add_argument("--top-p", type=float, default=0.95)
-    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--max-new-tokens", type=int, default=100, help="default: %(default)s")
+    generate.add_argument(
+        "--temperature", type=float, default=0.8, help="0 takes the likeliest token (default: %(default)s)"
+    )
+    generate.add_argument("--top-p", type=float, default=0.95, help="default: %(default)s")
+    generate.add_argument("--seed", type=int, default=0, help="default: %(default)s")

@@ -29,10 +29,18 @@ FORWARDED = (
 
 
 def local_world(config: Config) -> int:
-    """How many ranks this machine gets: as configured, else one a GPU, else as few as the layout allows."""
+    """How many ranks this machine gets: as configured, else one a GPU, else as few as the layout allows.
+
+    Raises UserError for more ranks than GPUs.
+    """
     import torch
 
-    return config.cluster.processes or torch.cuda.device_count() or config.parallel.tensor
+    processes, gpus = config.cluster.processes, torch.cuda.device_count()
+    require(
+        processes is None or not gpus or processes <= gpus,
+        f"cluster.processes ({processes}) is above the {gpus} GPUs of this machine; each rank takes one",
+    )
+    return processes or gpus or config.parallel.tensor
 
 
 def command_line(

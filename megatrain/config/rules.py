@@ -73,6 +73,10 @@ def _check_training(config: Config) -> None:
         schedule.warmup_steps < train.steps,
         f"schedule.warmup_steps ({schedule.warmup_steps}) must be below train.steps ({train.steps})",
     )
+    require(
+        train.stop_after is None or train.stop_after <= train.steps,
+        f"train.stop_after ({train.stop_after}) must not be above train.steps ({train.steps})",
+    )
     if schedule.decay_steps is not None:
         require(
             schedule.kind == "wsd", f"schedule.decay_steps is read only by kind=wsd, not by {schedule.kind}"

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatrain.data.text_blocks import text_blocks
-from megatrain.errors import FailedWork, UserError
+from megatrain.errors import FailedWork, UserError, install
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
@@ -139,9 +139,7 @@ def _library() -> ModuleType:
     try:
         import tokenizers
     except ImportError:
-        raise UserError(
-            "a tokenizer.json needs the package tokenizers: pip install 'megatrain[data]'"
-        ) from None
+        raise UserError(f"a tokenizer.json needs the package tokenizers: {install('data')}") from None
     module: ModuleType = tokenizers
     return module
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from megatrain.errors import UserError
+from megatrain.errors import UserError, install
 
 
 def tokenizers() -> Any:
@@ -29,4 +29,4 @@ def transformers() -> Any:
 
 
 def _absent(error: ImportError) -> UserError:
-    return UserError(f"export needs the package {error.name}: pip install 'megatrain[export]'")
+    return UserError(f"export needs the package {error.name}: {install('export')}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from megatrain.data.loader import sequential_batches
 from megatrain.data.mixture import Split, TokenMixture
 from megatrain.data.tokenizer import Tokenizer
 from megatrain.durable import replacing
-from megatrain.errors import require
+from megatrain.errors import FailedWork, require
 from megatrain.evaluate.loss import ALL, HeldOut, as_records, evaluate_loss, held_out
 from megatrain.evaluate.ngram import NgramModel
 from megatrain.export.generate import load_source
@@ -88,6 +89,11 @@ def score(
             micro_batch=max(1, FORWARD_TOKENS // config.data.sequence_length),
             document_mask=config.data.document_mask,
             windows=windows,
+        )
+    if not all(math.isfinite(result.loss) for result in own.values()):
+        raise FailedWork(
+            f"{source.folder}: the loss of the {split} split is not a finite number: the weights are not, or "
+            "overflow; take an older checkpoint"
         )
     results = {MODEL: own}
     if baselines:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from megatrain.errors import require
+from megatrain.errors import FailedWork, require
 from megatrain.model.attention import Cache
 from megatrain.model.transformer import Transformer
 
@@ -30,7 +30,8 @@ def generate(
     `top_k` likeliest and to the fewest that hold `top_p` of the probability. The same seed gives the same
     ids. `vocab_size`: ids from there on (padding rows of the model) are never taken.
 
-    Raises UserError for an empty prompt, an id that the model has not, or settings out of range.
+    Raises UserError for an empty prompt, an id that the model has not, or settings out of range; FailedWork
+    for weights that give no finite logits.
     """
     _check(model, prompt_ids, max_new_tokens, temperature, top_k, top_p)
     device = model.embedding.weight.device
@@ -41,6 +42,11 @@ def generate(
     while len(new) < max_new_tokens:
         positions = torch.arange(cache.length, cache.length + len(fresh), device=device)[None]
         logits_V = model.logits(torch.tensor([fresh], device=device), positions, cache)[0, -1, :vocab_size]
+        if not logits_V.isfinite().all():
+            raise FailedWork(
+                "the model's logits are not finite numbers: its weights are not, or overflow; "
+                "take an older checkpoint"
+            )
         new.append(choose(logits_V.float().cpu(), temperature, top_k, top_p, generator))
         if new[-1] == eos_id:
             break

@@ -10,16 +10,12 @@ from dataclasses import replace
 
 import megatrain
 from megatrain import faults
+from megatrain.checkpoint.belonging import require_same_model, require_same_precision
 from megatrain.checkpoint.near import Nodes, near_place
 from megatrain.checkpoint.pace import Pace
 from megatrain.checkpoint.read import Checkpoint
 from megatrain.checkpoint.retention import Retention
-from megatrain.checkpoint.store import (
-    Store,
-    may_commit,
-    require_same_model,
-    require_same_precision,
-)
+from megatrain.checkpoint.store import Store, may_commit
 from megatrain.checkpoint.tier import MAIN, Tier, near
 from megatrain.config import Config, FaultConfig, to_yaml
 from megatrain.data.training import open_loader

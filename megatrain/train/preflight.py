@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatrain.checkpoint.belonging import none_whole, require_same_model, require_same_precision
 from megatrain.checkpoint.commit import Identity
 from megatrain.checkpoint.place import LocalPlace, Place, place_of_run, require_reachable
 from megatrain.checkpoint.read import Checkpoint, committed
-from megatrain.checkpoint.store import require_same_model, require_same_precision
 from megatrain.config import Config, Derived, derive
 from megatrain.data.mixture import TokenMixture
 from megatrain.data.order import SampleOrder
@@ -92,12 +93,21 @@ def prepare_run(config: Config, world: int, rank: int = 0) -> Prepared:
         existing = committed(place)
         _check_room(folder, place, config, len(existing))
         if existing:
-            _check_newest(place, existing[0], config, identity, fingerprint)
+            _check_existing(place, existing, config, identity, fingerprint)
         elif config.checkpoint.load_weights_from is not None:
             _check_weights(config.checkpoint.load_weights_from, identity)
     return Prepared(
         derived, train, validation, samples, order, tokenizer, fingerprint, identity, folder, place
     )
+
+
+def prepare_before_launch(config: Config, world: int) -> Prepared:
+    """`prepare_run` where no rank runs yet. Raises UserError also for what is damaged: no work has begun that
+    could have failed of it."""
+    try:
+        return prepare_run(config, world)
+    except FailedWork as error:
+        raise UserError(str(error)) from None
 
 
 def require_same_data(stored: RunState, ours: str, config: Config) -> None:
@@ -167,14 +177,33 @@ def _check_weights(source: str, identity: Identity) -> None:
     require_same_model(checkpoint, identity)
 
 
-def _check_newest(place: Place, name: str, config: Config, identity: Identity, fingerprint: str) -> None:
-    try:
-        newest = Checkpoint(name, place)
-    except FailedWork:
-        return  # the run itself falls back to an older one
-    require_same_model(newest, identity)
-    require_same_precision(newest, identity, allow_change=config.checkpoint.allow_precision_change)
-    require_same_data(newest.manifest.state, fingerprint, config)
+def _check_existing(
+    place: Place, names: Sequence[str], config: Config, identity: Identity, fingerprint: str
+) -> None:
+    """The newest checkpoint with all its files belongs to this run. That there is none is told here where no
+    other tier could have one."""
+    damaged = []
+    for name in names:
+        try:
+            checkpoint = Checkpoint(name, place)
+        except FailedWork as error:
+            damaged.append(f"{name}: {error}")
+            continue
+        if faulty := checkpoint.damaged(hashes=False):
+            damaged.append(f"{name}: {'; '.join(faulty[:3])}")
+            continue
+        require_same_model(checkpoint, identity)
+        require_same_precision(checkpoint, identity, allow_change=config.checkpoint.allow_precision_change)
+        require_same_data(checkpoint.manifest.state, fingerprint, config)
+        done = checkpoint.manifest.state.step
+        require(
+            done <= config.train.steps,
+            f"train.steps ({config.train.steps}) is below the step that {config.run.folder} has reached "
+            f"({done}); raise it, or choose another run.folder",
+        )
+        return
+    if not config.checkpoint.tiers:
+        raise FailedWork(none_whole(place, damaged))
 
 
 def _check_room(folder: RunFolder, place: Place, config: Config, existing: int) -> None:

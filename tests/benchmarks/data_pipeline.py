@@ -173,7 +173,7 @@ def watch(process: subprocess.Popen[str], group: Group, began: float) -> dict[st
     training = False
     assert process.stderr is not None
     for line in process.stderr:
-        if line.startswith("error: "):
+        if line.startswith("megatrain: "):
             sys.stderr.write(line)
         if line.startswith(TRAINING):
             training = True

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from megatrain.checkpoint.belonging import require_same_model, require_same_precision
 from megatrain.checkpoint.commit import Identity
 from megatrain.checkpoint.read import Checkpoint
-from megatrain.checkpoint.store import require_same_model, require_same_precision
 from megatrain.durable import hash_file
 
 

@@ -230,7 +230,7 @@ def test_bad_input(
             patch.delitem(sys.modules, name)
         patch.setitem(sys.modules, "s3fs", None)
         line = refused("s3://bucket/run")
-    assert "Install s3fs" in line and "pip install 'megatrain[remote]'" in line
+    assert "Install s3fs" in line and "pip install -c constraints.txt -e '.[remote]'" in line
 
 
 # --- whole runs ---

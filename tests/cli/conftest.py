@@ -72,7 +72,7 @@ class Scene:
     def tokenizer(self) -> Tokenizer:
         return Tokenizer.load(self.data / "train")
 
-    def checkpoint(self, step: int = 20, **changes: Any) -> Path:
+    def checkpoint(self, step: int = 10, **changes: Any) -> Path:
         """Write a checkpoint of this model, or of a changed one, into the run's folder."""
         model = self.model.model_copy(update=changes)
         folder = self.run / "checkpoints" / f"step-{step:08d}"

@@ -31,7 +31,7 @@ def refused(call: Call, scene: Scene, *words: object, code: int = 2) -> str:
     ended = call(*words)
     assert ended.code == code, ended
     assert ended.out == "" and ended.err.count("\n") == 1, ended
-    assert ended.err.startswith(("megatrain: ", "error: ")) and "Traceback" not in ended.err
+    assert ended.err.startswith("megatrain: ") and "Traceback" not in ended.err
     assert scene.files() == before
     return ended.err
 
@@ -130,7 +130,7 @@ RUNS: dict[str, tuple[Change, str]] = {
     "shard missing": (missing_shard, r"data/train/shard-00001\.arrow: shard missing; "),
     "run of another model": (
         another_model,
-        r"run/checkpoints/step-00000020 is of another model: model\.dim is 24 there and 16 in the config",
+        r"run/checkpoints/step-00000010 is of another model: model\.dim is 24 there and 16 in the config",
     ),
     "run on other data": (other_data, r"run: the run was trained on other data .*data\.allow_change=true"),
     "heads against tensor": (
@@ -151,10 +151,13 @@ RUNS: dict[str, tuple[Change, str]] = {
     "bad YAML": (appended("train: {steps: [\n"), r"config\.yaml, line \d+: not valid YAML: "),
     "key twice": (appended("train: {steps: 3}\n"), r"config\.yaml, line \d+: not valid YAML: .*second time"),
     "not an assignment": (given("train.steps"), r"override 'train\.steps' is not of the form"),
-    "wrong type": (given("train.steps=many"), r"config\.yaml: train\.steps \('many'\): "),
+    "wrong type": (
+        given("train.steps=many"),
+        r"config\.yaml: train\.steps \('many'\) must be a whole number",
+    ),
     "newer config": (given("version=99"), r"version"),
     "newer dataset": (newer_dataset, r"train/manifest\.json: format version 99 is newer .*; upgrade"),
-    "newer checkpoint": (newer_checkpoint, r"step-00000020.*: checkpoint version 99 is newer .*; upgrade"),
+    "newer checkpoint": (newer_checkpoint, r"step-00000010.*: checkpoint version 99 is newer .*; upgrade"),
     "newer state": (newer_state, r"run state version 99 is newer .*; upgrade"),
 }
 
@@ -231,7 +234,7 @@ def test_a_file_where_the_run_folder_should_be(command: str, folder: str, call: 
             r"layout tp2-dp1-zero3: model\.kv_heads \(1\) must be a multiple of parallel\.tensor \(2\)",
         ),
         (["--layouts", "tp1-dp2-zero0"], r"layout tp1-dp2-zero0: parallel\.zero \(0\) must be 1, 2 or 3"),
-        (["--layouts", "tp1-dp2-zero9"], r"layout tp1-dp2-zero9: parallel\.zero \(9\): "),
+        (["--layouts", "tp1-dp2-zero9"], r"layout tp1-dp2-zero9: parallel\.zero \(9\) must"),
         (["--before", "0"], r"--before \(0\) must be at least 1"),
         (["--after", "-1"], r"--after \(-1\) must be at least 1"),
         (
@@ -275,7 +278,7 @@ def data_config(scene: Scene, content: bytes | None, **changes: Any) -> Path:
         (None, {}, r"sources\.raw\.files: raw\.jsonl: no such file"),
         (b"", {}, r"sources\.raw\.files: every file is empty .*; give it text"),
         (b"x\n", {"output": "config.yaml"}, r"config\.yaml.*is a file; choose another"),
-        (b"x\n", {"sources": {}}, r"prepare\.yaml: sources: "),
+        (b"x\n", {"sources": {}}, r"prepare\.yaml: sources "),
         (b"x\n", {"filters": {}}, r"unknown key filters"),
         (b'{"text": "x"}\n', {"output": "data"}, r"data: was prepared by another config .*overwrite=true"),
     ],
@@ -293,9 +296,9 @@ def test_nothing_that_can_be_used_is_one_last_line(call: Call, scene: Scene) -> 
     ended = call("prepare", data_config(scene, b'{"text": "\xff"}\n', clean={"invalid_utf8": "skip"}))
     assert ended.code == 2
     assert re.search(
-        r"error: sources\.raw: no document is left \(.*read\.invalid_bytes 1.*\); check", ended.err
+        r"megatrain: sources\.raw: no document is left \(.*read\.invalid_bytes 1.*\); check", ended.err
     )
-    assert ended.err.splitlines()[-1].startswith("error: ") and "Traceback" not in ended.err
+    assert ended.err.splitlines()[-1].startswith("megatrain: ") and "Traceback" not in ended.err
     # A hidden folder of unfinished work may stay, for the next preparation.
     assert {name for name in scene.files() if not name.startswith((".out.partial", ".out.work"))} == before
 
@@ -324,7 +327,7 @@ def test_a_flipped_byte_in_a_shard_is_named(call: Call, scene: Scene) -> None:
         assert re.search(
             r"data/train/shard-00001\.arrow: shard damaged: .*; prepare .* or restore", ended.out
         )
-        assert ended.err.splitlines()[-1] == f"megatrain: {folder}: 1 faults; each is named above"
+        assert ended.err.splitlines()[-1] == f"megatrain: {folder}: 1 fault; it is named above"
 
 
 def test_damaged_datasets(call: Call, scene: Scene) -> None:
@@ -339,7 +342,7 @@ def test_damaged_datasets(call: Call, scene: Scene) -> None:
     assert "train/manifest.json: damaged" in call("data", "verify", "data").out
     assert "train/manifest.json: damaged" in refused(call, scene, "data", "stats", "data", code=1)
     manifest.write_text("{")
-    assert "train/manifest.json: damaged" in refused(call, scene, "train", "config.yaml", code=1)
+    assert "train/manifest.json: damaged" in refused(call, scene, "train", "config.yaml")
 
 
 READERS = (["evaluate"], ["export"], ["generate", "--prompt", "x"], ["checkpoint", "verify"])
@@ -355,8 +358,8 @@ def test_a_flipped_byte_in_the_only_checkpoint_is_named(words: list[str], call: 
     ended = call(*words, "run")
     assert ended.code == 1 and scene.files() == before
     assert ended.err.count("\n") == 1
-    assert f"step-00000020: {damaged.name}: hash differs" in ended.err or (
-        words[0] == "checkpoint" and f"step-00000020  {damaged.name}: hash differs" in ended.out
+    assert f"step-00000010: {damaged.name}: hash differs" in ended.err or (
+        words[0] == "checkpoint" and f"step-00000010  {damaged.name}: hash differs" in ended.out
     )
 
 
@@ -387,7 +390,7 @@ def test_training_on_damage_ends_with_1(scene: Scene, capfd: pytest.CaptureFixtu
     said = [line for line in capfd.readouterr().out.splitlines() if line.startswith("megatrain: ")]
     assert re.search(r"data/train/shard-00000\.arrow: shard damaged: .*; prepare", said[0])
     assert re.search(
-        rf"run/checkpoints: no checkpoint is whole \(step-00000020: {damaged.name}: hash", said[1]
+        rf"run/checkpoints: no checkpoint is whole \(step-00000010: {damaged.name}: hash", said[1]
     )
     assert len(said) == 2, "rank 0 alone speaks"
     (fail,) = events(scene.folder / "fresh", "fail")

@@ -40,6 +40,15 @@ def test_ls_and_verify_tell_of_each(three: Scene, call: Call) -> None:
     assert three.files() == before
 
 
+def test_one_checkpoint_can_be_named(three: Scene, call: Call) -> None:
+    for step, code, told in ((20, 0, "whole"), (30, 1, "hash differs"), (10, 1, "not a sound manifest")):
+        where = f"run/checkpoints/step-{step:08d}"
+        ended = call("checkpoint", "verify", where)
+        assert ended.code == code and ended.out.count("\n") == 1 and told in ended.out
+        (line,) = call("checkpoint", "ls", where).out.splitlines()
+        assert line.startswith(f"step-{step:08d}")
+
+
 def test_diff(scene: Scene, call: Call) -> None:
     scene.checkpoint(20)
     scene.checkpoint(30)

@@ -43,6 +43,7 @@ def test_a_sample_of_a_run_comes_from_where_training_reads_it(call: Call, scene:
         mixture.read(source, np.array([window]), 32, tokens)
         shown = call("data", "inspect", scene.config.name, "--sample", sample)
         assert shown.code == 0
+        assert ("which ends before it" in shown.out) == (sample == 70_000)
         assert f"source     {source}, epoch {int(located.epoch[0])}, window {window:,} of" in shown.out
         text = mixture.tokenizer().decode(tokens[0])
         told = "".join(part.partition("\n")[2].rstrip("\n") for part in shown.out.split("--- ")[1:])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import errno
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +53,14 @@ def test_help_has_an_example_that_parses(path: tuple[str, ...], call: Call) -> N
             assert (REPOSITORY / word).is_file()
 
 
+def test_the_folder_above_a_clone_does_not_hide_the_package(tmp_path: Path) -> None:
+    """Python takes a folder `megatrain` for a package, where the real one is installed by an import hook."""
+    (tmp_path / "megatrain").mkdir()
+    words = [sys.executable, "-m", "megatrain", "--version"]
+    ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.stdout.strip(), ended.returncode) == (megatrain.__version__, 0), ended.stderr
+
+
 def test_version(call: Call) -> None:
     assert call("--version").out.strip() == megatrain.__version__
 
@@ -66,7 +76,8 @@ def test_version(call: Call) -> None:
         (["data", "inspect", "x", "--documents", "-1"], "-1"),
         (["data", "inspect", "x", "--sample", "1", "--window", "a/b:1"], "not allowed with"),
         (["data", "export", "x", "--format", "webdataset"], "invalid choice: 'webdataset'"),
-        (["check", "x.yaml", "--ranks", "two"], "invalid int value: 'two'"),
+        (["check", "x.yaml", "--ranks", "two"], "--ranks: 'two' is not a whole number"),
+        (["check", "x.yaml", "--ranks", "0"], "'0' is not a whole number of at least 1"),
         (["check", "x.yaml", "--rank=2", "--bogus"], "--bogus"),
         (["generate", "run"], "required: --prompt"),
         (["report", "a", "b"], "unrecognized arguments: b"),

@@ -43,7 +43,7 @@ def test_whole_numbers_may_have_an_exponent_but_no_fraction() -> None:
 
 @pytest.mark.parametrize("key", ["train.steps", "schedule.learning_rate", "run.seed"])
 def test_true_is_no_number(key: str) -> None:
-    assert f"{key} (True): a number is expected" in error_of("", f"{key}=yes")
+    assert f"{key}: a number is expected, not true or false" in error_of("", f"{key}=yes")
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,8 @@ def test_an_unknown_key_that_is_near_to_none_lists_the_known_ones() -> None:
     ("text", "overrides", "parts"),
     [
         ("model: {dim: wide}", (), ("model.dim ('wide')",)),
-        ("parallel: {zero: 4}", (), ("parallel.zero (4)", "less than or equal to 3")),
+        ("parallel: {zero: 4}", (), ("parallel.zero (4)", "must be at most 3")),
+        ("version: 2\noutput: x\nsources: {}", (), ("one for `megatrain prepare`: it has output, sources",)),
         ("precision: {dtype: fp16}", (), ("precision.dtype ('fp16')", "'fp32' or 'bf16'")),
         ("model: {dim: -1, layers: 0}", (), ("model.dim (-1)", "(and 1 more)")),
         ("schedule: {learning_rate: .nan}", (), ("schedule.learning_rate (nan)",)),

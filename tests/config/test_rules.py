@@ -105,24 +105,28 @@ def error_of(*overrides: str) -> str:
         ),
         (
             ("deepspeed.zero_optimization=3",),
-            ("deepspeed.zero_optimization must be a section of keys, not 3",),
+            ("deepspeed.zero_optimization (3) must be a section of keys",),
         ),
         (
             ("deepspeed.zero_optimization.reduce_bucket_size=lots",),
-            ("deepspeed.zero_optimization.reduce_bucket_size ('lots')", "integer"),
+            ("deepspeed.zero_optimization.reduce_bucket_size ('lots')", "whole number"),
         ),
         (
             ("deepspeed.zero_optimization.stage3_max_live_parameters=-5",),
-            ("stage3_max_live_parameters (-5)", "greater than 0"),
+            ("stage3_max_live_parameters (-5)", "must be above 0"),
         ),
         (
             ("deepspeed.zero_optimization.overlap_comm=often",),
-            ("overlap_comm ('often')", "boolean"),
+            ("overlap_comm ('often')", "true or false"),
         ),
-        (("deepspeed.comms_logger.enabled=lots",), ("deepspeed.comms_logger.enabled ('lots')", "boolean")),
+        (
+            ("deepspeed.comms_logger.enabled=lots",),
+            ("deepspeed.comms_logger.enabled ('lots')", "true or false"),
+        ),
         (("deepspeed.comms_logger.prof_opts=[x]",), ("did you mean deepspeed.comms_logger.prof_ops?",)),
+        (("train.steps=500", "train.stop_after=501"), ("train.stop_after (501) must not be above", "(500)")),
         (("deepspeed.comms_logger.enabled=true",), ("deepspeed.comms_logger needs verbose: true",)),
-        (("deepspeed.flops_profiler.profile_step=0",), ("profile_step (0)", "greater than 0")),
+        (("deepspeed.flops_profiler.profile_step=0",), ("profile_step (0)", "must be above 0")),
     ],
 )
 def test_rules(overrides: tuple[str, ...], parts: tuple[str, ...]) -> None:

@@ -276,7 +276,7 @@ def test_bad_input(bucket: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         for name in [name for name in sys.modules if name.partition(".")[0] == "s3fs"]:
             patch.delitem(sys.modules, name)
         patch.setitem(sys.modules, "s3fs", None)
-        assert "pip install 'megatrain[remote]'" in refused(cached(tmp_path))
+        assert "pip install -c constraints.txt -e '.[remote]'" in refused(cached(tmp_path))
 
 
 def test_the_config_is_kept_as_it_was(tmp_path: Path) -> None:

@@ -247,7 +247,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
     path.write_text(json.dumps({**tree, **change}))
     assert prepare.main([str(path)]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("error: ")
+    assert last.startswith("megatrain: ")
     assert re.search(message, last), last
     assert not (tmp_path / "out").exists()
 
@@ -257,7 +257,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
     [
         ([{"cleen": {}}], "no step is called cleen; did you mean clean?"),
         ([{"clean": {"fix": True}}], "unknown key clean.fix"),
-        ([{"length": {"min_characters": "few"}}], "length.min_characters: Input should be a valid integer"),
+        ([{"length": {"min_characters": "few"}}], "length.min_characters ('few') must be a whole number"),
         ([{"clean": {}, "length": {}}], "write its name and its settings"),
         ("clean", "must be a list of steps"),
     ],

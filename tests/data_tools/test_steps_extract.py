@@ -130,5 +130,5 @@ def test_a_parser_that_fails_costs_one_page(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "trafilatura", None)
-    with pytest.raises(UserError, match=r"extract\.method trafilatura.*megatrain\[data\]"):
+    with pytest.raises(UserError, match=r"extract\.method trafilatura.*pip install .*\[data\]"):
         Extract(method="trafilatura").build()

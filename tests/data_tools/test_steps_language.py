@@ -88,7 +88,7 @@ def test_a_model_that_is_none_is_named(tmp_path: Path) -> None:
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patch:
         patch.setitem(sys.modules, "fasttext", None)
-        with pytest.raises(UserError, match=r"megatrain\[data\]"):
+        with pytest.raises(UserError, match=r"pip install .*\[data\]"):
             Language().build()
     with monkey.context() as patch:
         patch.setattr("data_tools.steps.language.find_spec", lambda _: None)

@@ -1,5 +1,6 @@
 """A run, its checkpoint and its export go on from a prompt alike; what is none of them is refused."""
 
+import math
 import re
 import shutil
 import sys
@@ -105,6 +106,28 @@ def test_a_damaged_checkpoint_is_not_generated_from(
     assert re.search(r"passed over step-00009999: .*hash differs", capsys.readouterr().err)
     assert main(["generate", str(newer), "--prompt", "ROMEO"]) == 1
     assert re.fullmatch(r".*step-00009999: damaged: .*hash differs.*\n", capsys.readouterr().err)
+
+
+def test_weights_that_are_not_finite_are_work_that_failed(
+    tmp_path: Path, tokenizer_folder: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not a loss of nan with exit code 0, nor torch's traceback."""
+    run = make_run(tmp_path / "run", tokenizer_folder)
+    shutil.rmtree(run.checkpoint)
+    write_checkpoint(
+        run.checkpoint, run.model, run.tokenizer_hash, lambda name, value: value.view(-1)[0].fill_(math.nan)
+    )
+    data = prepared(tmp_path / "data", tokenizer, (tokenizer_folder / "tokenizer.model").read_bytes())
+    config = load_config(run.folder / "config.yaml", [f"data.sources=[{{path: {data}}}]"])
+    (run.folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    assert main(["evaluate", str(run.folder), "--split", "validation"]) == 1
+    assert re.fullmatch(r".*step-00000020: the loss .* not a finite number.*\n", capsys.readouterr().err)
+    for words in (["generate", str(run.folder), "--prompt", "x"], ["export", str(run.folder)]):
+        assert main(words) == 1
+        assert re.fullmatch(
+            r"megatrain: .*(not finite numbers|values that are not finite).*\n", capsys.readouterr().err
+        )
+    assert not (run.folder / "export").exists()
 
 
 def test_an_empty_prompt_is_refused(run: Run) -> None:

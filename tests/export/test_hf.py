@@ -276,6 +276,6 @@ def test_without_the_extra_the_error_names_it(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UserError, match=r"pip install 'megatrain\[export\]'"):
+    with pytest.raises(UserError, match=r"pip install -c constraints.txt -e '.\[export\]'"):
         run.export(tmp_path / "hf")
     assert list(tmp_path.iterdir()) == []

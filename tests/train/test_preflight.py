@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -17,7 +18,7 @@ from megatrain.parallel.collectives import alike
 from megatrain.parallel.context import ParallelContext
 from megatrain.state import RunFolder, RunState, checkpoint_name
 from megatrain.train import preflight
-from megatrain.train.preflight import prepare_run
+from megatrain.train.preflight import prepare_before_launch, prepare_run
 from tests.distributed.corpus import make_corpus, run_config
 
 Usage = namedtuple("Usage", "total used free")
@@ -95,6 +96,10 @@ def test_a_run_folder_of_another_run(corpus: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     commit(run, corpus)
     prepare_run(run_config(corpus, run, "train.steps=99", "parallel.zero=3"), 2)  # these may change
+    fewer = ("train.steps=2", "train.stop_after=null", "schedule.warmup_steps=0")
+    refused(
+        r"train\.steps \(2\) is below the step that .* has reached \(3\)", run_config(corpus, run, *fewer)
+    )
     refused(r"is of another model: model\.dim is 16 there and 32", run_config(corpus, run, "model.dim=32"))
     refused(
         r"trained with precision\.dtype=fp32, the config says bf16; set checkpoint\.allow_precision_change",
@@ -109,6 +114,28 @@ def test_a_run_folder_of_another_run(corpus: Path, tmp_path: Path) -> None:
     manifest = next(run.glob("checkpoints/*/MANIFEST.json"))
     manifest.write_text(manifest.read_text().replace('"version":2', '"version":9', 1))
     refused("version 9 is newer than this megatrain reads", run_config(corpus, run))
+
+
+def test_damage_is_told_before_a_launch(corpus: Path, tmp_path: Path) -> None:
+    """Also that of checkpoints: a run never begins anew where it cannot go on."""
+    run = tmp_path / "run"
+    commit(run, corpus)
+    (manifest,) = run.glob("checkpoints/*/MANIFEST.json")
+    sound = manifest.read_text()
+    manifest.write_text("{")
+    config = run_config(corpus, run)
+    refused(r"no checkpoint is whole \(step-00000003: .*; restore one", config, kind=FailedWork)
+    with pytest.raises(UserError, match="no checkpoint is whole"):
+        prepare_before_launch(config, 1)
+    prepare_run(run_config(corpus, run, f"checkpoint.tiers=[{{folder: {tmp_path}/near, every: 1}}]"), 1)
+    file = {"name": "a.safetensors", "bytes": 5, "xxh3": "0" * 32}
+    manifest.write_text(json.dumps({**json.loads(sound), "files": [file]}))
+    refused(r"no checkpoint is whole \(step-00000003: a\.safetensors", config, kind=FailedWork)
+    older = manifest.parent.with_name("step-00000002")
+    shutil.copytree(manifest.parent, older)
+    (older / "MANIFEST.json").write_text(sound)
+    refused(r"step-00000002 is of another model", run_config(corpus, run, "model.dim=32"))
+    prepare_run(config, 1)
 
 
 def test_no_room(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
