@@ -30,7 +30,7 @@ def collect(stage: Stage, task: Mapping[str, Any], room: Path) -> Mapping[str, A
     parts = [InputPart(**part) for part in task["parts"]]
     passed = _Through([section.build() for section in stage.config.steps_of(name)])
     kept, samples = CollectedWriter(room, stage.config.duplicates), Samples(stage.config.samples)
-    counts, languages = Counter[str](), Counter[str]()
+    counts = Counter[str]()
     for file, part in enumerate(parts):
         for position, found in read_documents(part, source, name):
             counts["read"] += 1
@@ -47,8 +47,6 @@ def collect(stage: Stage, task: Mapping[str, Any], room: Path) -> Mapping[str, A
                 samples.offer(end, found.text if isinstance(found, Document) else "", part.url, position)
                 continue
             kept.add(end, content, digest, file, position)
-            if language := end.metadata.get("language"):
-                languages[language] += 1
     kept.close()
     samples.write(room / "dropped.jsonl")
     return {
@@ -56,7 +54,6 @@ def collect(stage: Stage, task: Mapping[str, Any], room: Path) -> Mapping[str, A
         "documents": len(kept),
         "counts": counts,
         "changes": passed.changes,
-        "languages": languages,
         "files": [part.url for part in parts],
         "read": [[part.url, part.start, part.bytes, _hash_of(part)] for part in parts],
     }

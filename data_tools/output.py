@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from data_tools.beside import BESIDE, PREPARED, looks_beside
 from megatrain.durable import sync_folder, write_durably
-from megatrain.errors import UserError, require
-
-PREPARED = "prepared.json"
+from megatrain.errors import FailedWork, UserError, require
 
 
 @contextmanager
@@ -21,6 +20,10 @@ def locked(output: Path) -> Iterator[None]:
 
     Raises UserError where another process holds it, or nothing can be written there.
     """
+    require(
+        output.name not in ("", ".."),
+        f"output ({output}): names no folder that could be made anew; choose another",
+    )
     path = output.with_name(f".{output.name}.lock")
     while True:
         try:
@@ -64,6 +67,21 @@ def begin(output: Path) -> Path:
     return partial
 
 
+@contextmanager
+def making(output: Path) -> Iterator[Path]:
+    """An empty folder to put an output together in, which is gone again if that fails.
+
+    Raises FailedWork, naming the output, where the disk does not take it.
+    """
+    partial = begin(output)
+    try:
+        yield partial
+    except OSError as error:
+        raise FailedWork(f"{output}: cannot be written: {error.strerror or error}; nothing is left") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # where it was committed it is no longer there
+
+
 def commit(partial: Path, output: Path, record: Mapping[str, Any]) -> None:
     """Write the record and move the whole to its place; an older output is there until then."""
     write_record(partial, record)
@@ -80,7 +98,8 @@ def commit(partial: Path, output: Path, record: Mapping[str, Any]) -> None:
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Say what the folder holds, and that it is complete."""
-    write_durably(folder / PREPARED, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+    told = {**record, BESIDE: looks_beside(folder, record.get(BESIDE, {}))}
+    write_durably(folder / PREPARED, (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def read_record(output: Path) -> dict[str, Any] | None:
@@ -109,4 +128,10 @@ def difference(old: Any, new: Any, at: str = "") -> str | None:
             if found := difference(old.get(key), new.get(key), below):
                 return found
         return None
-    return None if old == new else f"{at}: {json.dumps(old)} there, {json.dumps(new)} now"
+    return None if old == new else f"{at}: {_shown(old)} there, {_shown(new)} now"
+
+
+def _shown(value: Any) -> str:
+    """A value, or the beginning of a long one."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:60]} ..."

@@ -19,6 +19,7 @@ from megatrain.data.shard import document_bounds
 from megatrain.durable import hash_file, replacing, write_durably
 from megatrain.errors import FailedWork, require
 
+_GROUP_TOKENS = 1 << 24
 _LARGEST_SHARD = 1 << 32  # tokens that a plan's numbers can count
 Ints = npt.NDArray[np.int64]
 
@@ -48,14 +49,18 @@ class _Rows(NamedTuple):
     counts: Ints
 
 
-def pack(folder: Path, sequence_length: int, *, over: Over = map, group_tokens: int = 1 << 24) -> Plan:
+def pack(folder: Path, sequence_length: int, *, over: Over = map, group_tokens: int = _GROUP_TOKENS) -> Plan:
     """Plan the rows of a split's folder for one sequence length; `folder/packing-LENGTH` then holds the plan.
 
     Shards whose plan is there already are left as they are, so a dataset that has grown is planned in the
     time of what is new. The manifest is written last. Raises UserError where the folder is no split.
     """
     manifest = read_manifest(folder)
-    require(sequence_length > 0, f"{folder}: the sequence length ({sequence_length}) must be above 0")
+    require(
+        0 < sequence_length < _GROUP_TOKENS,
+        f"{folder}: the sequence length ({sequence_length}) must be above 0 and below {_GROUP_TOKENS}: "
+        "neighbours of about that many tokens are packed together",
+    )
     for shard in manifest.shards:
         require(
             shard.tokens < _LARGEST_SHARD,

@@ -24,6 +24,7 @@ from megatrain.errors import require
 
 # Part of every record: an output of another version of these steps is another output.
 PIPELINE_VERSION = 3
+_ENCODED_VERSION = 2  # of what the stage of the tokens leaves for the next one
 Counts = dict[str, dict[str, int]]
 
 
@@ -78,8 +79,8 @@ def make(
         "config": shop.config.deciding(),
         "files": files,
         "counts": counts,
-        "changes": _summed(shop, collected, "changes"),
-        "languages": _summed(shop, collected, "languages"),
+        "changes": _summed(shop, [*_by_source(collected), *_by_source(collected, encoded)], "changes"),
+        "languages": _summed(shop, _by_source(collected, encoded), "languages"),
         "evaluation_sets": evaluation_sets(shop.config),
     }
     if base.tokenizer is None:
@@ -109,21 +110,31 @@ def _counts(shop: Workshop, collected: Collected, encoded: Encoded | None) -> Co
     Before any are `encoded`, those that were collected count as kept.
     """
     counts: dict[str, Counter[str]] = {name: Counter() for name in shop.config.sources}
-    for result in collected.results:
-        counts[result["source"]].update(result["counts"])
+    for source, result in _by_source(collected):
+        counts[source].update(result["counts"])
         if encoded is None:
-            counts[result["source"]]["kept"] += result["documents"]
+            counts[source]["kept"] += result["documents"]
     if encoded is not None:
-        for number, result in zip(encoded.of, encoded.results, strict=True):
-            counts[collected.results[number]["source"]].update(result["counts"])
+        for source, result in _by_source(collected, encoded):
+            counts[source].update(result["counts"])
     return {name: {what: n for what, n in sorted(mine.items()) if n} for name, mine in counts.items()}
 
 
-def _summed(shop: Workshop, collected: Collected, what: str) -> Counts:
+def _by_source(collected: Collected, encoded: Encoded | None = None) -> list[tuple[str, Mapping[str, Any]]]:
+    """Of each task its source and what it gave: of those that collected, or of those that encoded."""
+    if encoded is None:
+        return [(result["source"], result) for result in collected.results]
+    return [
+        (collected.results[number]["source"], result)
+        for number, result in zip(encoded.of, encoded.results, strict=True)
+    ]
+
+
+def _summed(shop: Workshop, results: Sequence[tuple[str, Mapping[str, Any]]], what: str) -> Counts:
     """Of each source the sum of its tasks' counts."""
     sums: dict[str, Counter[str]] = {name: Counter() for name in shop.config.sources}
-    for result in collected.results:
-        sums[result["source"]].update(result[what])
+    for source, result in results:
+        sums[source].update(result[what])
     return {name: dict(sorted(mine.items())) for name, mine in sums.items()}
 
 
@@ -144,7 +155,8 @@ def _tokenize(shop: Workshop, found: Found, first_part: int, tokenizer: str) -> 
         for first, last in plan_runs(shop.folder / part["folder"])
     ]
     deciding = shop.config.deciding()
-    decides = [PIPELINE_VERSION, deciding["split"], deciding["seed"], deciding["duplicates"]]
+    decides = [PIPELINE_VERSION, _ENCODED_VERSION]
+    decides += [deciding["split"], deciding["seed"], deciding["duplicates"]]
     shared = {"found": found.shared(), "tokenizer": tokenizer}
     stage, results = shop.stage("tokenize", tasks, shared, decides)
     return Encoded(stage, [task["part"] - first_part for task in tasks], results)
@@ -158,7 +170,7 @@ def _write_shards(
     for at, (number, result) in enumerate(zip(encoded.of, encoded.results, strict=True)):
         before, folder = collected.results[number], f"{encoded.stage}/{at:05d}"
         parts[before["source"]].append(
-            {"folder": folder, "files": before["files"], "languages": result["languages"]}
+            {"folder": folder, "files": before["files"], "languages": list(result["languages"])}
         )
     tasks: list[dict[str, Any]] = []
     for split in SPLITS:

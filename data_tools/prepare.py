@@ -67,7 +67,11 @@ def _require_same(folder: Path, record: Mapping[str, Any], config: DataConfig, i
     """Raise UserError unless the record is of this config and of files with this content."""
     mend = "choose another output, or set overwrite=true to replace it"
     old = {"pipeline_version": record["pipeline_version"], **record["config"]}
-    found = output.difference(old, {"pipeline_version": PIPELINE_VERSION, **config.deciding()})
+    now = {"pipeline_version": PIPELINE_VERSION, **config.deciding()}
+    new = sorted(config.sources.keys() - old["sources"].keys())
+    if new and old == {**now, "sources": {n: s for n, s in now["sources"].items() if n not in new}}:
+        mend = f"append=true adds {', '.join(new)}; or {mend}"
+    found = output.difference(old, now)
     require(found is None, f"{folder}: was prepared by another config ({found}); {mend}")
     files = require_steps(config, inputs) | require_tokenizer(config)
     changed = output.difference(record["files"], files)

@@ -1,9 +1,9 @@
 """What every section of a data preparation's config is: frozen, typed, and without unknown keys."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -24,3 +24,14 @@ class Section(BaseModel):
     """A mapping in the YAML; its fields' defaults are what the documentation promises."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, values: Any) -> Any:
+        """YAML 1.1 reads `yes` as true, and pydantic true as 1."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            if isinstance(value, bool) and name in cls.model_fields:
+                kinds = {cls.model_fields[name].annotation, *get_args(cls.model_fields[name].annotation)}
+                if kinds & {int, float} and bool not in kinds:
+                    raise ValueError(f"{name}: a number is expected, not {str(value).lower()}")
+        return values

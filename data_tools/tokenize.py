@@ -7,6 +7,7 @@ run of each task's files.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 from itertools import pairwise
@@ -42,14 +43,15 @@ _BATCHES_A_TASK = 64
 
 def tokenize(stage: Stage, task: Mapping[str, Any], room: Path) -> Mapping[str, Any]:
     """Task: {"part": its number in the corpus, "first", "last": rows of it, whole batches}; gives what
-    remained, and the languages that rows number."""
+    remained, what was cut out of it, and how many documents are of each language, in the order that rows
+    number."""
     work, config = stage.folder.parent, stage.config
     remaining = Remaining(work, stage.shared["found"], task["part"], config.duplicates)
     mine = slice(task["first"], task["last"])
     keys = remaining.keys[mine]
     rows = np.zeros(len(keys), INDEX)
     rows["key"], rows["order"] = keys, shuffle_order(keys, config.seed)
-    languages: dict[str, int] = {}
+    languages = Counter[str]()
     metadata: list[str | None] = [None] * len(keys)
     tokenizer = _tokenizer(work / stage.shared["tokenizer"])
     parts = _encode(remaining, task["first"], rows, languages, metadata, tokenizer)
@@ -66,7 +68,14 @@ def tokenize(stage: Stage, task: Mapping[str, Any], room: Path) -> Mapping[str, 
         _write_metadata(room / f"{name}.arrow", [metadata[row] for row in chosen.tolist()])
     emptied = int(remaining.kept[mine].sum()) - int(kept.sum())
     counts = {**remaining.counts(mine), "duplicates.emptied": emptied, "kept": int(kept.sum())}
-    return {"languages": list(languages), "counts": {**counts, "kept_bytes": int(rows["bytes"][kept].sum())}}
+    counts["kept_bytes"] = int(rows["bytes"][kept].sum())
+    less = (remaining.num_bytes[mine] - rows["bytes"])[kept]
+    changes = {"duplicates.cut_documents": int((less > 0).sum()), "duplicates.cut_bytes": int(less.sum())}
+    return {
+        "languages": languages,
+        "counts": counts,
+        "changes": {what: count for what, count in changes.items() if count},
+    }
 
 
 def plan_runs(folder: Path) -> list[tuple[int, int]]:
@@ -80,13 +89,14 @@ def _encode(
     remaining: Remaining,
     start: int,
     rows: npt.NDArray[Any],
-    languages: dict[str, int],
+    languages: Counter[str],
     metadata: list[str | None],
     tokenizer: Tokenizer,
 ) -> list[Any]:
     """The tokens of each kept document of the rows from `start` on, EOS last, None for the others; fills in
     what else is told of them."""
     parts: list[Any] = [None] * len(rows)
+    numbers: dict[str | None, int] = {}
     for row, batch in batches_of(remaining.folder, np.arange(start, start + len(rows))):
         first = row - start
         rows["file"][first : first + batch.num_rows] = batch.column("file")
@@ -101,9 +111,10 @@ def _encode(
         for (at, text), end, size in zip(left.items(), ends.tolist(), encoded.lengths.tolist(), strict=True):
             parts[first + at] = encoded.tokens[end - size : end]
             rows["tokens"][first + at], rows["bytes"][first + at] = size, len(text.encode())
-            language = spoken[at]
-            number = -1 if language is None else languages.setdefault(language, len(languages))
-            rows["language"][first + at] = number
+            if (language := spoken[at]) is not None:
+                languages[language] += 1
+                numbers.setdefault(language, len(numbers))
+            rows["language"][first + at] = numbers.get(language, -1)
     return parts
 
 

@@ -12,15 +12,22 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
+from data_tools.beside import MEND, faults_beside
 from data_tools.datasets.ids import files_for, first_of_each, hex_id, spread
 from data_tools.datasets.lineage import FOLDER as LINEAGE
-from data_tools.datasets.shards import ShardColumns, processes_for, read_columns, split_folders
+from data_tools.datasets.shards import (
+    ShardColumns,
+    processes_for,
+    read_columns,
+    require_size,
+    require_unchanged,
+    split_folders,
+)
 from data_tools.progress import Progress
 from data_tools.workers import pool
 from megatrain.data.dataset import TokenDataset
 from megatrain.data.manifest import MANIFEST, ShardInfo, TokenizerInfo, read_manifest
 from megatrain.data.tokenizer import Tokenizer
-from megatrain.durable import hash_file
 from megatrain.errors import FailedWork, UserError
 
 _CHUNK = 1 << 24
@@ -52,13 +59,18 @@ def faults(
         except FailedWork as error:
             found += 1
             yield str(error)
+    told = set[str]()
+    progress = progress or Progress()
     for fault in chain(
         _split_faults(folder, splits),
         _tokenizer_faults(splits),
-        _shard_faults(splits, quick, workers, progress or Progress()),
+        _shard_faults(splits, quick, workers, progress),
+        faults_beside(folder, splits, quick, workers, progress),
     ):
-        found += 1
-        yield fault
+        if fault not in told:  # that of a tokenizer is one of each split
+            found += 1
+            yield fault
+        told.add(fault)
     if not quick and not found:  # the ids of shards that are damaged say nothing
         yield from _shared_documents(splits)
 
@@ -78,22 +90,13 @@ def check_shard(task: ShardTask) -> list[str]:
     """What is wrong with one shard."""
     path, info = task.path, task.info
     try:
-        size = path.stat().st_size
-        if size != info.bytes:
-            return [
-                f"{path}: shard cut short or changed: {size:,} bytes, the manifest says {info.bytes:,}; "
-                "prepare the dataset again or restore this file"
-            ]
+        require_size(path, info)
         if task.quick:
             return []
-        if (found := hash_file(path)) != info.hash:
-            return [
-                f"{path}: shard damaged: its hash is {found[:12]}, the manifest says {info.hash[:12]}; "
-                "prepare the dataset again or restore this file"
-            ]
+        require_unchanged(path, info)
         return [f"{path}: {fault}" for fault in _content_faults(read_columns(path), task)]
     except FileNotFoundError:
-        return [f"{path}: shard missing; prepare the dataset again or restore this file"]
+        return [f"{path}: shard missing; {MEND}"]
     except OSError as error:
         return [f"{path}: cannot be read: {error.strerror}"]
     except FailedWork as error:
@@ -106,7 +109,7 @@ def _split_faults(folder: Path, splits: Mapping[str, TokenDataset]) -> Iterator[
     places |= {folder / path.name for path in (folder / LINEAGE).glob("*") if path.is_dir()}
     for place in sorted(places - {folder / name for name in splits}):
         if not (place / MANIFEST).exists():  # one that is damaged was told of
-            yield f"{place / MANIFEST}: missing; prepare the dataset again or restore this split"
+            yield f"{place / MANIFEST}: missing; {MEND}"
 
 
 def _tokenizer_faults(splits: Mapping[str, TokenDataset]) -> Iterator[str]:

@@ -62,17 +62,17 @@ def import_dataset(config: ImportConfig, progress: Progress | None = None) -> di
         require(
             not config.output.exists(), f"{config.output}: is there already; choose another, or remove it"
         )
-        partial = output.begin(config.output)
-        shutil.copytree(home, partial / FOLDER)
-        made = _Dataset(partial, tokenizer.info, config.max_tokens, progress)
-        with pool(config.workers) as over:
-            for place, one in inputs:
-                _read(made, config, place, one, over)
-                progress.note(f"{place}: {place.path} read, {made.told(place.split)}")
-        record = {"pipeline_version": None, "config": {"import": _told(config)}, "counts": made.counts()}
-        manifests = made.finish(record)
-        files = [file for _, one in inputs for file in one.files]
-        output.commit(partial, config.output, {**record, "inputs": [str(file) for file in files]})
+        with output.making(config.output) as partial:
+            shutil.copytree(home, partial / FOLDER)
+            made = _Dataset(partial, tokenizer.info, config.max_tokens, progress)
+            with pool(config.workers) as over:
+                for place, one in inputs:
+                    _read(made, config, place, one, over)
+                    progress.note(f"{place}: {place.path} read; {made.told(place.split)} so far")
+            record = {"pipeline_version": None, "config": {"import": _told(config)}, "counts": made.counts()}
+            manifests = made.finish(record)
+            files = [file for _, one in inputs for file in one.files]
+            output.commit(partial, config.output, {**record, "inputs": [str(file) for file in files]})
     progress.note(f"{config.output}: complete")
     return manifests
 

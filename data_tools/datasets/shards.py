@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from megatrain.data.dataset import TokenDataset
 from megatrain.data.manifest import ShardInfo, splits_in
 from megatrain.data.shard import Tokens
+from megatrain.durable import hash_file
 from megatrain.errors import FailedWork, require
 
 Ints = npt.NDArray[np.int64]
@@ -27,6 +28,13 @@ _TOKENS: dict[str, np.dtype[Any]] = {
 _OTHERS = ["fixed_size_binary[16]", "dictionary<values=string"]
 _FIRST = "train validation test"  # splits in this order, others after them
 _BYTES_A_PROCESS = 1 << 28  # below this a second process starts more slowly than the first one reads
+
+
+class Sized(Protocol):
+    """A file with a known size."""
+
+    @property
+    def bytes(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,26 @@ def read_columns(path: Path) -> ShardColumns:
         raise FailedWork(f"{path}: not a whole shard ({error}); prepare the dataset again") from None
 
 
+def require_size(path: Path, info: ShardInfo) -> None:
+    """Raise FailedWork unless the shard is as large as its manifest says."""
+    size = path.stat().st_size
+    if size != info.bytes:
+        raise FailedWork(
+            f"{path}: shard cut short or changed: {size:,} bytes, the manifest says {info.bytes:,}; "
+            "prepare the dataset again or restore this file"
+        )
+
+
+def require_unchanged(path: Path, info: ShardInfo) -> None:
+    """Raise FailedWork unless the shard has the bytes that its manifest says."""
+    require_size(path, info)
+    if (found := hash_file(path)) != info.hash:
+        raise FailedWork(
+            f"{path}: shard damaged: its hash is {found[:12]}, the manifest says {info.hash[:12]}; "
+            "prepare the dataset again or restore this file"
+        )
+
+
 def _columns(path: Path, batch: Any, metadata: dict[bytes, bytes], start: int) -> ShardColumns:
     lists, ids, sources = (batch.column(name) for name in ("tokens", "doc_id", "source"))
     kinds = [str(column.type).split(",")[0] for column in (lists, ids, sources)]
@@ -109,7 +137,7 @@ def split_folders(folder: Path) -> dict[str, Path]:
     )
 
 
-def processes_for(shards: Iterable[ShardInfo], workers: int = 0) -> int:
-    """How many processes to read the shards with: `workers`, or as many as there is work for."""
-    wanted = sum(shard.bytes for shard in shards) // _BYTES_A_PROCESS + 1
+def processes_for(files: Iterable[Sized], workers: int = 0) -> int:
+    """How many processes to read the files with: `workers`, or as many as there is work for."""
+    wanted = sum(file.bytes for file in files) // _BYTES_A_PROCESS + 1
     return workers or min(len(os.sched_getaffinity(0)), wanted)

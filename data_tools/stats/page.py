@@ -24,6 +24,8 @@ def page(report: Report) -> str:
         sections.append(_flow(report.flows))
     sections.append(_sources(report))
     sections.append(_lengths(report))
+    if report.changes:
+        sections.append(_changes(report.changes))
     if report.languages:
         sections.append(_languages(report.languages))
     if report.evaluation_sets:
@@ -135,6 +137,16 @@ def _lengths(report: Report) -> str:
     ]
     parts.append(_numbers(["split / source", *QUANTILE_NAMES], rows, "Tokens a document, EOS included"))
     return "\n".join(parts)
+
+
+def _changes(changes: Mapping[str, Mapping[str, int]]) -> str:
+    sources = list(next(iter(changes.values())))
+    rows = [(name, [f"{count:,}" for count in done.values()]) for name, done in changes.items()]
+    return (
+        "<h2>Changes</h2>\n<p class=quiet>What was done to documents that the steps let through: places, "
+        "lines, documents or bytes, as each step counts.</p>\n"
+        + _numbers(["", *sources], rows, "What was changed in documents", shown=True)
+    )
 
 
 def _languages(languages: Mapping[str, Mapping[str, int]]) -> str:

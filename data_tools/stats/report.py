@@ -40,6 +40,8 @@ class Report:
         parts = [table(self.rows)]
         if self.flows:
             parts.append(_flow_table(self.flows))
+        if self.changes:
+            parts.append(_change_table(self.changes))
         if self.languages:
             parts.append(_language_table(self.languages))
         if self.evaluation_sets:
@@ -49,6 +51,14 @@ class Report:
             "\n".join(f"fingerprint of {name}: {value}" for name, value in self.fingerprints.items())
         )
         return "\n\n".join(parts)
+
+    @property
+    def changes(self) -> dict[str, dict[str, int]]:
+        """By what was done to documents that the steps let through, and source: how often, as the step
+        counts (places, lines, documents, bytes)."""
+        by_source = self.made.get("changes", {})
+        names = sorted({name for done in by_source.values() for name in done})
+        return {name: {source: done.get(name, 0) for source, done in by_source.items()} for name in names}
 
     @property
     def evaluation_sets(self) -> dict[str, EvaluationSet]:
@@ -108,6 +118,17 @@ def _flow_table(flows: Mapping[str, Flow]) -> str:
     return "\n".join(lines)
 
 
+def _change_table(changes: Mapping[str, Mapping[str, int]]) -> str:
+    sources = list(next(iter(changes.values())))
+    width = max(map(len, changes))
+    return "\n".join(
+        [
+            _line("changed in documents", width, sources),
+            *(_line(name, width, (f"{n:,}" for n in done.values())) for name, done in changes.items()),
+        ]
+    )
+
+
 def _language_table(languages: Mapping[str, Mapping[str, int]]) -> str:
     lines = ["languages, documents"]
     width = max(map(len, languages))
@@ -134,4 +155,4 @@ def _lost(flow: Flow, reason: str) -> str:
 
 
 def _line(name: str, width: int, cells: Iterable[str]) -> str:
-    return f"{name:<{max(width, len('from raw to kept'))}}" + "".join(f" {cell:>22}" for cell in cells)
+    return f"{name:<{max(width, len('changed in documents'))}}" + "".join(f" {cell:>22}" for cell in cells)

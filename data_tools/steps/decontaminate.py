@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from data_tools.document import Document, Drop, Step
 from data_tools.sections import Section
+from megatrain.errors import require
 
 if TYPE_CHECKING:
     from data_tools.duplicates.contamination import Contamination
@@ -45,7 +46,7 @@ class Decontaminate(Section):
         return find_evaluation_sets(self.files)
 
     def load(self) -> "Contamination":
-        """The n-grams of the sets. Raises UserError where a file cannot be read."""
+        """The n-grams of the sets. Raises UserError where a file cannot be read, or a set holds no text."""
         from data_tools.duplicates.contamination import Contamination
         from data_tools.duplicates.evaluation import read_evaluation_texts
 
@@ -53,7 +54,10 @@ class Decontaminate(Section):
             name: (text for path in paths for text in read_evaluation_texts(path, self.fields))
             for name, paths in self.evaluation_sets().items()
         }
-        return Contamination(texts, self.ngram, self.min_ngram)
+        loaded = Contamination(texts, self.ngram, self.min_ngram)
+        for name, count in loaded.texts.items():
+            require(count, f"decontaminate.files: the evaluation set {name} holds no text; leave it out")
+        return loaded
 
     def build(self) -> Step:
         """The step."""

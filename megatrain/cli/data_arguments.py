@@ -58,9 +58,9 @@ def add_commands(verbs: Verbs) -> None:
     tokenizer.add_argument("folder", type=Path, metavar="DATASET", help="a dataset, or one of its splits")
     tokenizer.add_argument("--tokenizer", type=Path, metavar="PATH", help="another one than its own")
     tokenizer.add_argument(
-        "--documents", type=count, default=2000, metavar="N", help="to look at (default: %(default)s)"
+        "--documents", type=size, default=2000, metavar="N", help="to look at (default: %(default)s)"
     )
-    tokenizer.add_argument("--seed", type=int, default=0, help="of the draw (default: %(default)s)")
+    tokenizer.add_argument("--seed", type=count, default=0, help="of the draw (default: %(default)s)")
     tokenizer.add_argument("--json", action="store_true", help="JSON in place of the table")
     _import_command(kinds)
     _export_command(kinds)
@@ -80,9 +80,16 @@ def _perplexity_command(kinds: Verbs) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="MODEL", help="the file to write")
     parser.add_argument("--calibrate", nargs="+", default=[], metavar="FILE", help="percentiles are of these")
     parser.add_argument("--text-column", default="text", help="default: %(default)s")
-    parser.add_argument("--order", type=int, default=3, help="words in an n-gram (default: %(default)s)")
     parser.add_argument(
-        "--max-words", type=int, default=10_000_000, help="60 bytes of memory each (default: %(default)s)"
+        "--order",
+        type=int,
+        choices=range(1, 8),
+        default=3,
+        metavar="N",
+        help="words in an n-gram, 1 to 7 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-words", type=size, default=10_000_000, help="60 bytes of memory each (default: %(default)s)"
     )
 
 
@@ -96,7 +103,7 @@ def _training_commands(kinds: Verbs) -> None:
     )
     samples.add_argument("where", type=Path, metavar="RUN", help="the folder of a run, or a config")
     samples.add_argument("overrides", nargs="*", default=[], metavar="section.key=value")
-    samples.add_argument("--step", type=int, required=True, help="counted from 1")
+    samples.add_argument("--step", type=size, required=True, help="counted from 1")
     pack = command(
         kinds,
         "pack",
@@ -105,8 +112,8 @@ def _training_commands(kinds: Verbs) -> None:
         "data pack data/quickstart --sequence-length 1024",
     )
     pack.add_argument("folder", type=Path, metavar="FOLDER", help="a dataset, whose train split is meant")
-    pack.add_argument("--sequence-length", type=int, required=True, help="data.sequence_length of the run")
-    pack.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
+    pack.add_argument("--sequence-length", type=size, required=True, help="data.sequence_length of the run")
+    pack.add_argument("--workers", type=count, default=0, help="processes (default: one a core)")
 
 
 def _inspect_command(kinds: Verbs) -> None:

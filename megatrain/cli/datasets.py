@@ -66,10 +66,13 @@ def stats(arguments: argparse.Namespace) -> int:
     from data_tools.stats.report import report
     from megatrain.durable import write_durably
 
+    if arguments.html is not None:
+        home = arguments.html.absolute().parent
+        require(home.is_dir(), f"--html {arguments.html}: there is no folder {home}; make it first")
+        require(not arguments.html.is_dir(), f"--html {arguments.html}: is a folder; name a file")
     found = report(arguments.folder)
     print(found.json() if arguments.json else found.text())
     if arguments.html is not None:
-        arguments.html.parent.mkdir(parents=True, exist_ok=True)
         write_durably(arguments.html, page(found).encode())
     return 0
 

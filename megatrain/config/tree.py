@@ -186,7 +186,8 @@ class TrainConfig(Section):
     stop_after: PositiveInt | None = None
     """Save and stop after this step (exit 0), on the schedule of all train.steps; default: do not."""
     global_batch: PositiveInt = 64
-    """Samples that one optimizer step sees, over all ranks."""
+    """Samples that one optimizer step sees, over all ranks; where these do not divide it, rows that count for
+    nothing fill up the rest."""
     micro_batch: PositiveInt = 4
     """Samples that one rank takes through the model at a time."""
     recompute: Literal["none", "block"] = "none"

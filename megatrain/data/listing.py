@@ -25,8 +25,8 @@ class ListedSample:
     spans: tuple[tuple[int, int], ...]
 
     def text(self) -> str:
-        """The whole in a line."""
-        spans = " ".join(f"{first}-{last}" for first, last in self.spans)
+        """The whole in a line; of the tokens the first and the last, as `data inspect` tells them."""
+        spans = " ".join(f"{first}-{last - 1}" for first, last in self.spans)
         return f"{self.sample} {self.source} {self.epoch} {self.window} {self.shard} {spans}"
 
 

@@ -72,8 +72,9 @@ class Plan:
         return (json.dumps(tree, indent=1) + "\n").encode()
 
 
-def plan_folder(sequence_length: int) -> str:
-    """The name of the folder, beside the shards, that the plan for a sequence length lies in."""
+def plan_folder(sequence_length: int | str) -> str:
+    """The name of the folder, beside the shards, that the plan for a sequence length lies in; "*" stands for
+    any."""
     return f"packing-{sequence_length}"
 
 

@@ -159,6 +159,10 @@ def _check_faults(config: Config, world: int) -> None:
 
 def _check_own_files(folder: RunFolder) -> None:
     """Files of the run that a person may have written or damaged."""
+    require(
+        folder.root.is_dir() or not folder.root.exists(),
+        f"run.folder ({folder.root}): is a file; choose another folder",
+    )
     try:
         read_records(folder)
         read_holder(folder)

@@ -96,6 +96,10 @@ def test_verify(call: Call, scene: Scene) -> None:
 
 
 def test_stats_as_tables_json_and_a_page(call: Call, scene: Scene) -> None:
+    for html, told in (("pages/stats.html", "there is no folder"), ("data", "is a folder")):
+        refused = call("data", "stats", "data", "--html", html)
+        assert (refused.code, refused.out) == (2, "") and told in refused.err
+    (scene.folder / "pages").mkdir()
     ended = call("data", "stats", "data", "--html", "pages/stats.html")
     assert (ended.code, ended.err) == (0, "") and "from raw to kept" in ended.out
     page = (scene.folder / "pages/stats.html").read_text(encoding="utf-8")

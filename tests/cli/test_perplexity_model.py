@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -27,4 +29,27 @@ def test_the_model_judges_as_it_was_trained(tmp_path: Path, capsys: pytest.Captu
     assert isinstance(step(Document("zebra quartz jinx vow foxes waltz " * 9, "s")), Drop)
     assert main(words) == 2  # no field is called text
     assert main(["data", "perplexity-model", str(tmp_path / "no.jsonl"), "--out", str(model)]) == 2
-    assert "no such file" in capsys.readouterr().err
+    told = capsys.readouterr().err.splitlines()
+    assert re.search(r"needs at least two texts .*; left out: read\.no_text 60", told[-2])
+    assert told[-1].startswith(f"megatrain: {tmp_path}/no.jsonl: no such file")
+
+
+def test_what_cannot_be_read_is_counted_and_wrong_calls_are_told_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = tmp_path / "good.jsonl"
+    lines = [json.dumps({"text": f"{GOOD} {n}. {GOOD}"}) for n in range(20)]
+    good.write_text("\n".join([*lines, '{"text": "cut', "[]"]) + "\n")
+    words = ["data", "perplexity-model", str(good), "--out"]
+    assert main([*words, str(tmp_path / "good.npz")]) == 0
+    assert "left out: read.broken_json 1" in capsys.readouterr().err
+    for out, more, message in (
+        (tmp_path, (), "is a folder; name a file"),
+        (tmp_path / "no" / "x.npz", (), "there is no folder"),
+        (good / "x.npz", (), "there is no folder"),
+        (tmp_path / "x.npz", ("--order", "99"), "invalid choice: 99"),
+        (tmp_path / "x.npz", ("--max-words", "0"), "'0' is not a whole number of at least 1"),
+    ):
+        with suppress(SystemExit):
+            assert main([*words, str(out), *more]) == 2
+        assert message in capsys.readouterr().err and not (tmp_path / "x.npz").exists()

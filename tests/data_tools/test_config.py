@@ -64,6 +64,8 @@ def test_overrides_and_numbers(tmp_path: Path) -> None:
         (MINIMAL, ["split.validation=0.7", "split.test=0.5"], r"split: validation \+ test \(0.7 \+ 0.5\)"),
         (MINIMAL, ["tokenizer.vocab_size=12"], r"tokenizer\.vocab_size \(12\) must be at least 300"),
         (MINIMAL, ["workers=many"], r"where\.workers \('many'\) must be a whole number"),
+        (MINIMAL, ["sources.a.keep=yes"], "sources.a: keep: a number is expected, not true"),
+        (MINIMAL, ["where.workers=no"], "where: workers: a number is expected, not false"),
         (MINIMAL, ["nonsense"], "not of the form section.key=value"),
         (MINIMAL, ["output.x=1"], "output is not a section"),
         (MINIMAL, ["version=3"], "config version 3 is newer"),

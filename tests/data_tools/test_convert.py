@@ -1,5 +1,6 @@
 """Into another format and back, the documents are the same; what is not sound is named and leaves nothing."""
 
+import errno
 import io
 import json
 import shutil
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_tools.convert import batches, export_dataset, import_dataset
+from data_tools.convert import batches, export_dataset, import_dataset, source_writer
 from data_tools.convert.export_dataset import RECORD
 from data_tools.convert.import_dataset import ImportConfig
 from data_tools.convert.inputs import Format, Place
@@ -391,6 +392,40 @@ def test_nothing_that_is_there_is_overwritten(data: Path, exported: Path, tmp_pa
     with pytest.raises(FailedWork, match="nothing was imported"):
         imported(data, tmp_path / "none", "parquet", [f"test/s={empty}"])
     assert list((tmp_path / "out").iterdir()) == [] and not (tmp_path / "none").exists()
+
+
+def test_a_damaged_shard_is_not_exported(data: Path, tmp_path: Path) -> None:
+    """What is copied unseen would be sound for ever after."""
+    folder = shutil.copytree(data, tmp_path / "data")
+    path = sorted(folder.glob("train/*.arrow"))[-1]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(FailedWork, match=rf"{path}: shard damaged"):
+        export_dataset.export_dataset(folder, "parquet", tmp_path / "out", QUIET)
+    assert {one.name for one in tmp_path.iterdir()} == {"data"}
+
+
+def test_a_full_disk_leaves_nothing_and_is_told(
+    data: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(export_dataset, "write_parquet", full)
+    monkeypatch.setattr(source_writer, "write_shard", full)
+    told = rf"{tmp_path}/out: cannot be written: No space left on device; nothing is left"
+    with pytest.raises(FailedWork, match=told):
+        export_dataset.export_dataset(data, "parquet", tmp_path / "out", QUIET)
+    with pytest.raises(FailedWork, match=told):
+        imported(data, tmp_path / "out", "mds", inputs_of(exported, "mds"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [".", "/", "x/.."])
+def test_an_output_has_a_name(data: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"output \(.*\): names no folder"):
+        export_dataset.export_dataset(data, "parquet", Path(name), QUIET)
 
 
 def test_a_source_may_have_any_name(tmp_path: Path) -> None:

@@ -124,6 +124,8 @@ def test_sets_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> Non
         ("a.jsonl.gz", b"no gzip", "a.jsonl.gz: cannot be read as an evaluation set"),
         ("a.parquet", b"no parquet", "a.parquet: cannot be read as an evaluation set"),
         ("a.txt", b"\xff\xfe\xfa", "a.txt: cannot be read as an evaluation set"),
+        ("a.jsonl", b'{"q": "  "}\n{"q": 3}\n', "the evaluation set a holds no text; leave it out"),
+        ("a.txt", b"", "the evaluation set a holds no text"),
         ("a.csv", b"q\n", "a.csv: unknown kind of file; known are .jsonl"),
     ],
 )

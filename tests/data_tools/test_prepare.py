@@ -20,6 +20,7 @@ from data_tools import collected, output, prepare, tokenize
 from data_tools.config import DataConfig, Duplicates, load_config
 from data_tools.duplicates.settings import Paragraphs
 from data_tools.progress import Progress
+from data_tools.verify import faults
 from data_tools.where import Local
 from megatrain.data.dataset import TokenDataset
 from megatrain.data.shard import read_shard
@@ -296,6 +297,73 @@ def test_an_existing_tokenizer_is_used(config: DataConfig, tmp_path: Path) -> No
     }
 
 
+def test_what_lies_beside_the_shards_is_verified(config: DataConfig, tmp_path: Path) -> None:
+    sound = prepare.prepare(config, QUIET).folder
+    assert list(faults(sound, progress=QUIET)) == list(faults(sound, quick=True, progress=QUIET)) == []
+    record = json.loads((sound / "prepared.json").read_text())
+    named = {str(path.relative_to(sound)) for path in sound.rglob("*") if path.is_file()}
+    shards = {name for name in named if re.match(r"(train|validation|test)/.*\.arrow", name)}
+    assert set(record["beside"]) == named - shards - {"prepared.json"}
+
+    def flipped(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+
+    for what, damage, quick in (
+        ("lineage/train/shard-00000.parquet: changed: its hash is", flipped, False),
+        ("duplicates/00001/ids.arrow: changed: its hash is", flipped, False),
+        ("dropped/a.jsonl: changed: ", lambda path: path.write_text("x"), True),
+        ("duplicates/parts.json: missing", Path.unlink, True),
+        ("prepared.json: missing", Path.unlink, True),
+        ("prepared.json: damaged (Expecting value", lambda path: path.write_text("x"), True),
+    ):
+        folder = shutil.copytree(sound, tmp_path / "copy")
+        damage(folder / what.partition(":")[0])
+        for told in [list(faults(folder, quick=quick, progress=QUIET)) for quick in {quick, False}]:
+            assert len(told) == 1 and told[0].startswith(f"{folder}/{what}"), told
+        shutil.rmtree(folder)
+    folder = shutil.copytree(sound, tmp_path / "copy")
+    shutil.rmtree(folder / "test")
+    shutil.rmtree(folder / "lineage" / "test")  # no trace of the split but the record
+    told = list(faults(folder, quick=True, progress=QUIET))
+    assert f"{folder}/test/manifest.json: missing; prepare the dataset again or restore this file" in told
+    assert list(faults(folder / "train", progress=QUIET)) == [], "a split may stand by itself"
+
+
+def test_languages_are_of_what_is_kept_and_cuts_are_counted(config: DataConfig, tmp_path: Path) -> None:
+    """Duplicates spoke too, but they are gone."""
+    lines = (poem.split("\n")[2] for poem in _poems(12, "omega"))
+    own = "".join(f"{line} This is nobody else's.\n\n" for line in lines)
+    shared = "This paragraph of some length stands in both of the documents, word for word.\n\n"
+    texts = [own + shared, shared + own.replace("nobody", "no one"), own + shared]
+    rows = [{"text": text, "language": "en"} for text in texts] + [
+        {"text": "Alone but French.", "language": "fr"}
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tree = config.model_dump(mode="json")
+    tree["sources"]["a"]["metadata"] = {"language": "language"}
+    tree["duplicates"] = {"exact": True, "paragraphs": {"min_units": 5}}
+    made = next(iter(prepare.prepare(DataConfig.model_validate(tree), QUIET).splits.values())).made
+    assert made["languages"]["a"] == {"en": 2, "fr": 1} and made["counts"]["a"]["duplicates.exact"] == 1
+    assert made["changes"]["a"]["duplicates.cut_documents"] == 1
+    assert made["changes"]["a"]["duplicates.cut_bytes"] >= len(shared.strip())
+    assert made["changes"]["b"] == {}
+
+
+def test_a_source_more_is_told_how_to_be_added(config: DataConfig, tmp_path: Path) -> None:
+    prepare.prepare(config, QUIET)
+    _write(tmp_path / "c.jsonl", _poems(20, "gamma"))
+    tree = config.model_dump(mode="json")
+    tree["sources"]["c"] = {"files": [str(tmp_path / "c.jsonl")]}
+    with pytest.raises(UserError, match=r"append=true adds c; or choose another output") as error:
+        prepare.prepare(DataConfig.model_validate(tree), QUIET)
+    assert len(str(error.value)) < 400
+    with pytest.raises(UserError) as error:
+        prepare.prepare(DataConfig.model_validate({**tree, "seed": 3}), QUIET)
+    assert "append=true" not in str(error.value)
+
+
 def test_a_source_is_added_without_touching_what_is_there(config: DataConfig, tmp_path: Path) -> None:
     """Cut off in the middle and done again; its duplicates of what is there go, and nothing else changes."""
     folder = prepare.prepare(config, QUIET).folder
@@ -337,7 +405,12 @@ def test_a_source_is_added_without_touching_what_is_there(config: DataConfig, tm
     assert set(made["counts"]) == set(made["config"]["sources"]) == set("abc")
     for split in prepared.splits:
         TokenDataset.open(folder / split).verify()
+    assert list(faults(folder, progress=QUIET)) == []
     assert not prepare.prepare(more, QUIET).made_now
     assert _files(folder) == after
+    (tmp_path / "b.jsonl").open("a").write('{"text": "one more document of an old source"}\n')
+    with pytest.raises(UserError, match=r"other files \(.*b\.jsonl differs\); what is there cannot change"):
+        prepare.prepare(more, QUIET)
+    (tmp_path / "b.jsonl").unlink()
     with pytest.raises(UserError, match=r"another config \(seed: 0 there, 5 now\); sources can be added"):
         prepare.prepare(more.model_copy(update={"seed": 5}), QUIET)

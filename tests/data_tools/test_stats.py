@@ -39,6 +39,7 @@ MADE: dict[str, Any] = {
         },
         ODD: {"read": 25, "kept": 20, "clean.empty": 1, "language.other": 4, "kept_bytes": 1},
     },
+    "changes": {"web": {"pii.email": 31, "duplicates.cut_bytes": 5120}, ODD: {}},
     "languages": {"web": {"en": 15, "de": 5}, ODD: {"zh": 20}},
     "evaluation_sets": {"farm": {"texts": 12, "too_short": 2}, "<biology>": {"texts": 5, "too_short": 0}},
 }
@@ -95,6 +96,7 @@ def test_what_counts_do_not_explain_is_said(folder: Path, tmp_path: Path) -> Non
 
 def test_the_tables_and_the_json_hold_the_numbers(folder: Path) -> None:
     found = report(folder)
+    assert re.search(r"pii\.email +31 +0\n", found.text()) and "duplicates.cut_bytes" in page(found)
     text = found.text()
     assert re.search(r"gopher_quality\.stop_words +-20 \(19\.4%\) +0 +-20 \(15\.6%\)\n", text)
     assert "en 15, de 5" in text and found.fingerprints["validation"] in text
@@ -161,8 +163,8 @@ def test_the_page_says_in_words_and_tables_what_its_pictures_show(folder: Path) 
         for shape in picture.iter("rect"):
             assert (shape.find("title") is not None) and float(shape.get("width") or 0) >= 0
     found = Page(text)
-    assert text.count("<table>") == text.count("<caption>") == 6
-    assert text.count("<details>") == 4 and text.count("<details open>") == 2  # those without a picture
+    assert text.count("<table>") == text.count("<caption>") == 7
+    assert text.count("<details>") == 4 and text.count("<details open>") == 3  # those without a picture
     assert "<biology>" in found.text and "<biology>" not in text
     assert ODD in found.text and ODD not in text  # escaped
     assert "Of 128 documents read, 40 were kept" in str(pictures[0].get("aria-label"))

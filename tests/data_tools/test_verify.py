@@ -46,7 +46,7 @@ def test_a_sound_dataset_has_no_faults(sound: Path) -> None:
 def test_a_split_that_has_lost_its_manifest_or_all(folder: Path, quick: bool) -> None:
     write_lineage(folder, "train", 0, DRAMA[:7])
     (folder / "train" / "manifest.json").unlink()
-    told = [f"{folder}/train/manifest.json: missing; prepare the dataset again or restore this split"]
+    told = [f"{folder}/train/manifest.json: missing; prepare the dataset again or restore this file"]
     assert found(folder, quick=quick) == told
     shutil.rmtree(folder / "train")  # its lineage still tells of it
     assert found(folder, quick=quick) == told
