@@ -25,11 +25,11 @@ def prepare(arguments: argparse.Namespace) -> int:
 def check(arguments: argparse.Namespace) -> int:
     from megatrain.cluster.supervisor import planned_world
     from megatrain.config import load_config, to_yaml
-    from megatrain.train.preflight import prepare_before_launch
+    from megatrain.train.preflight import prepare_run
 
     config = load_config(arguments.config, arguments.overrides)
     world = arguments.ranks if arguments.ranks is not None else planned_world(config)
-    prepared = prepare_before_launch(config, world)
+    prepared = prepare_run(config, world)
     derived = prepared.derived
     print(
         to_yaml(
@@ -50,10 +50,10 @@ def check(arguments: argparse.Namespace) -> int:
 def train(arguments: argparse.Namespace) -> int:
     from megatrain.cluster.supervisor import planned_world, supervise
     from megatrain.config import load_config
-    from megatrain.train.preflight import prepare_before_launch
+    from megatrain.train.preflight import prepare_run
 
     config = load_config(arguments.config, arguments.overrides)
-    prepare_before_launch(config, planned_world(config))  # what is wrong is said here, before any rank starts
+    prepare_run(config, planned_world(config))  # what is wrong is said here, before any rank starts
     return supervise(config, arguments.config.resolve(), arguments.overrides)
 
 
@@ -61,7 +61,7 @@ def submit(arguments: argparse.Namespace) -> int:
     from megatrain.cluster.slurm import Request, plan_job, queue
     from megatrain.config import load_config
     from megatrain.state import RunFolder
-    from megatrain.train.preflight import prepare_before_launch
+    from megatrain.train.preflight import prepare_run
 
     config = load_config(arguments.config, arguments.overrides)
     request = Request.create(
@@ -75,9 +75,7 @@ def submit(arguments: argparse.Namespace) -> int:
         account=arguments.account,
         signal_before_s=arguments.signal_before,
     )
-    prepare_before_launch(
-        config, request.ranks
-    )  # what is wrong is said here, before anything waits in a queue
+    prepare_run(config, request.ranks)  # what is wrong is said here, before anything waits in a queue
     job = plan_job(config, arguments.config, arguments.overrides, request)
     if arguments.dry_run:
         print(f"{job.script}# {shlex.join(job.command)}")

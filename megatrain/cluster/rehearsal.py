@@ -23,7 +23,7 @@ from megatrain.faults import VARIABLE as FAULT_VARIABLE
 from megatrain.observe.report import read_metrics
 from megatrain.state import RunFolder
 from megatrain.train.main import PREEMPTED
-from megatrain.train.preflight import prepare_before_launch
+from megatrain.train.preflight import prepare_run
 
 SAY_EVERY_S = 2.0
 
@@ -328,7 +328,7 @@ def _check(layout: Layout, config: Config) -> None:
         not gpus or layout.world <= gpus,
         f"layout {layout} takes {layout.world} ranks, but this machine has {gpus} GPUs; choose a smaller one",
     )
-    prepare_before_launch(config, layout.world)
+    prepare_run(config, layout.world)
 
 
 def _quoted(path: Path) -> str:

@@ -101,15 +101,6 @@ def prepare_run(config: Config, world: int, rank: int = 0) -> Prepared:
     )
 
 
-def prepare_before_launch(config: Config, world: int) -> Prepared:
-    """`prepare_run` where no rank runs yet. Raises UserError also for what is damaged: no work has begun that
-    could have failed of it."""
-    try:
-        return prepare_run(config, world)
-    except FailedWork as error:
-        raise UserError(str(error)) from None
-
-
 def require_same_data(stored: RunState, ours: str, config: Config) -> None:
     """Raises UserError when a run would go on with another order of samples, unless the config says so on
     purpose."""

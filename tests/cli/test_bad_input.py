@@ -345,7 +345,7 @@ def test_damaged_datasets(call: Call, scene: Scene) -> None:
     assert "train/manifest.json: damaged" in call("data", "verify", "data").out
     assert "train/manifest.json: damaged" in refused(call, scene, "data", "stats", "data", code=1)
     manifest.write_text("{")
-    assert "train/manifest.json: damaged" in refused(call, scene, "train", "config.yaml")
+    assert "train/manifest.json: damaged" in refused(call, scene, "train", "config.yaml", code=1)
 
 
 READERS = (["evaluate"], ["export"], ["generate", "--prompt", "x"], ["checkpoint", "verify"])
