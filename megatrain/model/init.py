@@ -1,13 +1,13 @@
 """Initial weights that are the same on every layout.
 
 Each logical tensor is drawn in blocks of rows from a generator keyed by (seed, logical name, block), so that
-a rank draws
-just the blocks it holds a slice of, and a fused or sliced weight gets what the whole one would.
+a rank draws just the blocks it holds a slice of, and a fused or sliced weight gets what the whole one would.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import xxhash
@@ -20,6 +20,8 @@ from megatrain.parallel.plan import Layout, Piece
 from megatrain.parallel.tensor import apply_plan
 
 BLOCK_ELEMENTS = 1 << 18
+Settle = Callable[[nn.Module], None]
+"""Puts a block away whose weights have their initial values: with ZeRO 3 among the data-parallel ranks."""
 
 
 def build_model(
@@ -30,42 +32,53 @@ def build_model(
     dtype: torch.dtype,
     documents: bool = False,
     recompute: str = "none",
+    settle: Settle | None = None,
 ) -> tuple[Transformer, Layout]:
     """This rank's slice of the model with its initial weights on `context.device`; only the slice is ever in
-    memory."""
+    memory, and of that, where `settle` puts each block away, one block."""
     assert recompute in ("none", "block"), recompute
     with torch.device("meta"):
         model = Transformer(
             config, documents=documents, recompute="block" if recompute == "block" else "none"
         )
     layout = apply_plan(model, model_plan(config), context.tensor)
-    fill_weights(model, layout, config, seed=seed, device=context.device, dtype=dtype)
+    filled: dict[int, nn.Parameter] = {}
+    for name, block in _blocks(model):
+        for stored, meta in list(block.named_parameters(name)):
+            if id(meta) not in filled:  # tied weights have one name in the layout, the first
+                filled[id(meta)] = _filled(meta, layout[stored], config, seed, context.device, dtype)
+            owner, _, leaf = stored.rpartition(".")
+            setattr(model.get_submodule(owner), leaf, filled[id(meta)])
+        if settle is not None:
+            settle(block)
     return model, layout
 
 
-def fill_weights(
-    model: nn.Module,
-    layout: Layout,
+def _blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The embedding, each layer, and what follows them, by name."""
+    for name, child in model.named_children():
+        if isinstance(child, nn.ModuleList):
+            yield from ((f"{name}.{number}", block) for number, block in enumerate(child))
+        else:
+            yield name, child
+
+
+def _filled(
+    meta: nn.Parameter,
+    pieces: Sequence[Piece],
     config: ModelConfig,
-    *,
     seed: int,
     device: torch.device,
     dtype: torch.dtype,
-) -> None:
-    """Give every (meta) parameter its memory and its initial values: N(0, std) for matrices, ones for
-    norms."""
-    filled: dict[int, nn.Parameter] = {}
-    for name, meta in list(model.named_parameters(remove_duplicate=False)):
-        owner, _, leaf = name.rpartition(".")
-        if id(meta) not in filled:  # tied weights have one name in the layout, the first
-            value = torch.empty(meta.shape, dtype=dtype, device=device)
-            for piece in layout[name]:
-                rows = value.narrow(0, piece.first_row, piece.local[0])
-                rows.copy_(initial_values(piece, config, seed))
-            parameter = nn.Parameter(value)
-            parameter.tensor_model_parallel = meta.tensor_model_parallel  # type: ignore[attr-defined]
-            filled[id(meta)] = parameter
-        setattr(model.get_submodule(owner), leaf, filled[id(meta)])
+) -> nn.Parameter:
+    """A (meta) parameter with memory and initial values: N(0, std) for matrices, ones for norms."""
+    value = torch.empty(meta.shape, dtype=dtype, device=device)
+    for piece in pieces:
+        rows = value.narrow(0, piece.first_row, piece.local[0])
+        rows.copy_(initial_values(piece, config, seed))
+    parameter = nn.Parameter(value)
+    parameter.tensor_model_parallel = meta.tensor_model_parallel  # type: ignore[attr-defined]
+    return parameter
 
 
 def initial_values(piece: Piece, config: ModelConfig, seed: int) -> torch.Tensor:

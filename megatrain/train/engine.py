@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 from megatrain.checkpoint import fragments
 from megatrain.checkpoint.read import Checkpoint
@@ -135,6 +137,8 @@ def build_engine(config: Config, derived: Derived, context: ParallelContext) -> 
     import deepspeed  # takes seconds; only ranks that train need it
     from deepspeed.runtime.config import DeepSpeedConfigError
 
+    settings, mpu = deepspeed_config(config, derived), DeepSpeedMpu(context)
+    parted = config.parallel.zero == 3
     model, layout = build_model(
         config.model,
         context,
@@ -142,20 +146,22 @@ def build_engine(config: Config, derived: Derived, context: ParallelContext) -> 
         dtype=DTYPES[config.precision.dtype],
         documents=config.data.document_mask,
         recompute=config.train.recompute,
+        settle=partial(part, settings, mpu, DTYPES[config.precision.dtype]) if parted else None,
     )
     if config.train.compile == "block":
         for block in model.layers:
             block.compile()
-    optimizer = build_optimizer(model.parameters(), config.optimizer)
+    # Parted, a weight has no shape that tells.
+    matrix = {name: any(len(piece.shape) > 1 for piece in layout[name]) for name in layout}
+    optimizer = build_optimizer(
+        (p for name, p in model.named_parameters() if matrix[name]),
+        (p for name, p in model.named_parameters() if not matrix[name]),
+        config.optimizer,
+    )
     chatter = io.StringIO()
     try:
         with contextlib.redirect_stdout(chatter):  # BF16_Optimizer prints its memory use, unasked
-            engine, _, _, _ = deepspeed.initialize(
-                model=model,
-                optimizer=optimizer,
-                config=deepspeed_config(config, derived),
-                mpu=DeepSpeedMpu(context),
-            )
+            engine, _, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, mpu=mpu)
     except (
         ValidationError,
         DeepSpeedConfigError,
@@ -173,6 +179,20 @@ def build_engine(config: Config, derived: Derived, context: ParallelContext) -> 
     if config.train.compile == "engine":
         engine.compile()
     return Engine(engine, model, layout, optimizer, context, derived)
+
+
+def part(settings: Mapping[str, Any], mpu: DeepSpeedMpu, dtype: torch.dtype, block: nn.Module) -> None:
+    """Collective. Leave each data-parallel rank its part of a block's weights, as ZeRO 3 holds them, so that
+    no rank ever has all blocks whole."""
+    import deepspeed
+
+    deepspeed.zero.Init(
+        module=block,
+        data_parallel_group=mpu.get_data_parallel_group(),
+        dtype=dtype,
+        config_dict_or_path=dict(settings),
+        mpu=mpu,
+    )
 
 
 def deepspeed_config(config: Config, derived: Derived) -> dict[str, Any]:

@@ -27,12 +27,13 @@ class GuardedAdamW(torch.optim.AdamW):
             super().step()
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> GuardedAdamW:
+def build_optimizer(
+    matrices: Iterable[nn.Parameter], vectors: Iterable[nn.Parameter], config: OptimizerConfig
+) -> GuardedAdamW:
     """Matrices decay, vectors (norm weights) do not."""
-    parameters = list(parameters)
     groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        {"params": list(matrices), "weight_decay": config.weight_decay},
+        {"params": list(vectors), "weight_decay": 0.0},
     ]
     return GuardedAdamW(
         groups,

@@ -110,3 +110,16 @@ def test_gradients_of_bf16_are_reduced_in_fp32() -> None:
     one, *_ = run_ranks(training.play, 1, [act(training.train, places[0], 1)])[0]
     for (found,) in run_ranks(training.play, 2, [act(training.train, config, 1) for config in places])[0]:
         assert math.isclose(found["norm"], one[0]["norm"], rel_tol=1e-6)
+
+
+def test_with_zero_3_a_rank_has_one_block_whole_at_a_time() -> None:
+    """Else a model that fits when it is parted would not even start."""
+    config = tiny(
+        "parallel.zero=3",
+        "model.layers=4",
+        "deepspeed.zero_optimization.stage3_param_persistence_threshold=0",
+    )
+    layer = 32 * (32 + 16 + 16) + 32 * 32 + 2 * 32 * 48 + 48 * 32 + 2 * 32
+    blocks = [64 * 32, layer, layer, layer, layer, 32, 64 * 32]
+    for counts, left in (found for (found,) in run_ranks(training.play, 2, [act(training.wholes, config)])):
+        assert [count for count in counts if count] == blocks and left == 0

@@ -75,6 +75,27 @@ def open_engine(config: Config, context: ParallelContext) -> Engine:
     return build_engine(config, derive(config, context.world.size), context)
 
 
+def wholes(config: Config, context: ParallelContext) -> tuple[list[int], int]:
+    """With ZeRO 3: how many elements of weights lie whole on this rank when each block is about to be parted,
+    and when the engine is made."""
+    counts: list[int] = []
+
+    def whole() -> int:
+        found = (one for one in gc.get_objects() if isinstance(one, torch.nn.Parameter))
+        return sum(one.data.numel() for one in found if one.device.type != "meta")
+
+    before, real = whole(), engine_module.part
+
+    def counting(*args: Any) -> None:
+        counts.append(whole() - before)
+        real(*args)
+
+    engine_module.part = counting
+    engine = open_engine(config, context)
+    engine_module.part = real
+    return counts, sum(p.data.numel() for p in engine.model.parameters())
+
+
 # --- batches ---
 
 

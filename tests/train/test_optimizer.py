@@ -14,7 +14,10 @@ def test_matrices_decay_and_norms_do_not() -> None:
         vocab_size=8, dim=4, layers=2, heads=2, kv_heads=1, head_dim=2, ffn_dim=4, tied_embeddings=True
     )
     model = Transformer(config)
-    optimizer = build_optimizer(model.parameters(), OptimizerConfig(weight_decay=0.3, beta1=0.8, eps=1e-7))
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() == 1]
+    config_of_it = OptimizerConfig(weight_decay=0.3, beta1=0.8, eps=1e-7)
+    optimizer = build_optimizer(matrices, vectors, config_of_it)
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert {name: decays[id(p)] for name, p in model.named_parameters()} == {
         name: 0.0 if "norm" in name else 0.3 for name, _ in model.named_parameters()
@@ -27,7 +30,7 @@ def test_matrices_decay_and_norms_do_not() -> None:
 def test_a_veto_changes_nothing() -> None:
     torch.manual_seed(0)
     parameters = [torch.nn.Parameter(torch.randn(3, 2)), torch.nn.Parameter(torch.randn(3))]
-    optimizer = build_optimizer(parameters, OptimizerConfig())
+    optimizer = build_optimizer(parameters[:1], parameters[1:], OptimizerConfig())
     twin = [torch.nn.Parameter(p.detach().clone()) for p in parameters]
     peer = torch.optim.AdamW(
         [{"params": twin[:1], "weight_decay": 0.1}, {"params": twin[1:], "weight_decay": 0.0}],
