@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from megatrain.config import RopeConfig
+from megatrain.model.mlp import gated
 from megatrain.model.norm import RMSNorm
 from megatrain.model.rope import Rotation, rotation
 
@@ -88,3 +89,14 @@ def test_no_gradient_is_wanted() -> None:
     q, _, _ = rotate(qkv, 4, 2)  # keys and values unused: their gradients are zero
     q.sum().backward()
     assert qkv.grad is not None and torch.equal(qkv.grad[:, :, 4:], torch.zeros(2, 5, 4, 6).double())
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_the_gate_is_the_plain_formula_to_the_bit(dtype: torch.dtype) -> None:
+    gate_up, grad = random(3, 5, 14, dtype=dtype), random(3, 5, 7, dtype=dtype).detach()
+    gate, up = gate_up.chunk(2, dim=-1)
+    out, wanted = gated(gate_up), F.silu(gate) * up
+    assert torch.equal(out, wanted)
+    ours, theirs = (torch.autograd.grad(one, gate_up, grad)[0] for one in (out, wanted))
+    assert torch.equal(ours, theirs)
+    assert torch.autograd.gradcheck(gated, random(2, 3, 8))
