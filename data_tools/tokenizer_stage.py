@@ -47,6 +47,8 @@ def _sample(shop: Workshop, found: Found) -> Iterator[str]:
         train = np.flatnonzero(remaining.kept & (split_of(remaining.keys, shop.config.split) == 0))
         sample.offer(part["source"], number, train, remaining.keys[train], remaining.num_bytes[train])
     told = f"{sample.documents:,} documents, {sum(sample.bytes_by_source.values()):,} bytes"
+    if shop.config.duplicates.paragraphs or shop.config.duplicates.substrings:
+        told += " before repeated parts are cut"
     shop.progress.note(f"train tokenizer: {section.vocab_size:,} pieces on {told} ...")
     for number in range(len(parts)):
         if len(rows := sample.rows(number)):
