@@ -91,7 +91,7 @@ def test_where_each_sample_lies(folder: Path, corpus: Path, capsys: pytest.Captu
         sample, source, epoch, window, shard, span = line.split()
         assert (int(sample), epoch) == (number, "0") and source in ("prose", "verse")
         first, last = map(int, span.split("-"))
-        assert last - first == 33 and first % 32 == 0 and int(window) >= 0
+        assert last - first == 32 and first % 32 == 0 and int(window) >= 0
         assert Path(shard).is_file() and Path(shard).parent == corpus / "train"
     # All from the second phase: its first sample is number ceil(700 / 32) = 22.
     assert {sample.source for sample in samples_of_step(folder / "plain", 4).samples} == {"prose", "verse"}
