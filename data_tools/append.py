@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from data_tools import output
-from data_tools.assemble import added, read_base
-from data_tools.beside import BESIDE
+from data_tools.assemble import TABLES_FOLDER, added, read_base
+from data_tools.beside import BESIDE, MEND, FileTask, check_file
 from data_tools.config import DataConfig
 from data_tools.config_files import require_steps
+from data_tools.datasets.shards import require_size
 from data_tools.engines import engine
 from data_tools.inputs import find_inputs, require_same_inputs
 from data_tools.pipeline import PIPELINE_VERSION, make
 from data_tools.progress import Progress
 from data_tools.stages import Workshop
-from megatrain.errors import UserError, require
+from megatrain.data.manifest import read_manifest, splits_in
+from megatrain.durable import hash_file
+from megatrain.errors import FailedWork, UserError, require
 
 
 def append(config: DataConfig, record: Mapping[str, Any], progress: Progress) -> bool:
@@ -28,7 +31,7 @@ def append(config: DataConfig, record: Mapping[str, Any], progress: Progress) ->
     New shards lie there before a manifest names them, and the record comes last: what was cut off is done
     again, from the tasks that are done. Raises UserError where anything else in the config has changed.
     """
-    folder = Path(config.output)
+    folder = output.placed(config.output)
     has = record["config"]["sources"]
     new = {name: source for name, source in config.sources.items() if name not in has}
     same = {name: source for name, source in config.sources.items() if name in has}
@@ -39,11 +42,13 @@ def append(config: DataConfig, record: Mapping[str, Any], progress: Progress) ->
     mend = "sources can be added, all else must stay; undo that, or choose another output"
     require(found is None, f"{folder}: was prepared by another config ({found}); {mend}")
     _require_old_sources(folder, config, set(new), record)
+    _require_old_files(folder, record)
     if not new:
         progress.note(f"{folder}: has all of these sources; nothing to do")
         return False
     alone = config.model_copy(update={"sources": new})
     inputs = find_inputs(alone)
+    _require_whole(folder, set(has), record)
     files, base = require_steps(alone, inputs), read_base(folder, set(has))
     with engine(config.where, progress) as run:
         work = output.workshop(folder)
@@ -69,3 +74,33 @@ def _require_old_sources(folder: Path, config: DataConfig, new: set[str], record
             inputs,
             "what is there cannot change; undo that, or choose another output",
         )
+
+
+def _require_old_files(folder: Path, record: Mapping[str, Any]) -> None:
+    """Raise UserError where a file that the steps or the tokenizer were made of has changed; one that is gone
+    is not needed."""
+    for name, found in record["files"].items():
+        require(
+            not Path(name).is_file() or hash_file(Path(name)) == found,
+            f"{folder}: was prepared with another {name}; sources can be added, all else must stay",
+        )
+
+
+def _require_whole(folder: Path, sources: set[str], record: Mapping[str, Any]) -> None:
+    """Raise FailedWork where something is missing or damaged that what is added builds on: shards would take
+    the place of old ones, or documents be compared with what is none."""
+    for name, looks in record.get(BESIDE, {}).items():
+        path = folder / name
+        table = name.startswith(f"{TABLES_FOLDER}/") and path.suffix == ".arrow"
+        fault = None
+        if table or not path.is_file():
+            fault = check_file(FileTask(path, looks["bytes"], looks["xxh3"]))
+        if fault is not None:
+            raise FailedWork(fault)
+    for split in splits_in(folder):
+        for shard in read_manifest(split).shards:
+            if shard.source in sources:
+                try:
+                    require_size(split / shard.name, shard)
+                except FileNotFoundError:
+                    raise FailedWork(f"{split / shard.name}: shard missing; {MEND}") from None

@@ -28,7 +28,7 @@ from megatrain.data.manifest import (
 from megatrain.data.shard import token_dtype
 from megatrain.data.tokenizer import FOLDER
 from megatrain.durable import write_durably
-from megatrain.errors import require
+from megatrain.errors import FailedWork, require
 
 TABLES_FOLDER = "duplicates"
 PARTS = "parts.json"
@@ -88,8 +88,11 @@ def read_base(folder: Path, sources: set[str]) -> Base:
         f"{folder}: has no {TABLES_FOLDER}/{PARTS}, so no source can be added; make it anew with "
         "duplicates.keep_tables=true",
     )
-    parts = [part for part in json.loads((tables / PARTS).read_text()) if part["source"] in sources]
-    parts = [{**part, "folder": str((tables / part["folder"]).absolute())} for part in parts]
+    try:
+        parts = [part for part in json.loads((tables / PARTS).read_text()) if part["source"] in sources]
+        parts = [{**part, "folder": str((tables / part["folder"]).absolute())} for part in parts]
+    except (ValueError, LookupError, TypeError) as error:
+        raise FailedWork(f"{tables / PARTS}: damaged ({error!r}); restore this file") from None
     info = next(iter(manifests.values())).tokenizer
     return Base(manifests, parts, (str(folder.absolute() / FOLDER), info))
 
@@ -114,10 +117,6 @@ def assemble(
     shop: Workshop,
 ) -> None:
     """Put the shards in their places, and last the manifests, which make them count."""
-    require(
-        any(shard.split == "train" for shard in shards),
-        "sources: no document fell to the train split; give more documents",
-    )
     for shard in shards:
         place = target / shard.split / shard.info.name
         for file, home in ((shard.info.name, place), ("lineage.parquet", lineage_file(place))):

@@ -8,19 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from data_tools.datasets.shards import processes_for
 from data_tools.progress import Progress
 from data_tools.workers import pool
 from megatrain.data.dataset import TokenDataset
 from megatrain.data.manifest import MANIFEST, splits_in
 from megatrain.data.packing import plan_folder
-from megatrain.data.tokenizer import FOLDER
 from megatrain.durable import hash_file
 
 PREPARED = "prepared.json"
 """The record, which comes last."""
 BESIDE = "beside"
 """Its key for what `looks_beside` gives."""
+OWN_HASH = "own_xxh3"
+"""Its key for the hash of all the rest of it."""
+UNFINISHED = "unfinished.txt"
+"""Is there while a dataset is changed that was complete before."""
 MEND = "prepare the dataset again or restore this file"
 Looks = Mapping[str, Any]
 
@@ -33,6 +38,7 @@ class FileTask:
     path: Path
     bytes: int
     hash: str | None
+    mend: str = MEND
 
 
 def looks_beside(folder: Path, known: Mapping[str, Looks]) -> dict[str, Looks]:
@@ -41,8 +47,14 @@ def looks_beside(folder: Path, known: Mapping[str, Looks]) -> dict[str, Looks]:
     return {name: _looks(folder, name, known) for name in _names(folder)}
 
 
+def own_hash(record: Mapping[str, Any]) -> str:
+    """The xxh3-128 of a record without its own hash, hex."""
+    rest = {name: value for name, value in record.items() if name != OWN_HASH}
+    return xxhash.xxh3_128_hexdigest(json.dumps(rest, sort_keys=True).encode())
+
+
 def _names(folder: Path) -> list[str]:
-    files = (path for path in folder.rglob("*") if path.is_file() and path != folder / PREPARED)
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in OWN)
     shards = {path for split in splits_in(folder) for path in split.glob("shard-*.arrow")}
     packed = {path for split in splits_in(folder) for path in split.glob(f"{plan_folder('*')}/*")}
     return sorted(str(path.relative_to(folder)) for path in files if path not in shards | packed)
@@ -56,16 +68,21 @@ def _looks(folder: Path, name: str, known: Mapping[str, Looks]) -> Looks:
     return {"bytes": path.stat().st_size, "xxh3": hash_file(path)}
 
 
+OWN = (PREPARED, UNFINISHED)
+
+
 def check_file(task: FileTask) -> str | None:
     """What is wrong with a file beside the shards."""
     try:
         size = task.path.stat().st_size
+        if not task.path.is_file():
+            return f"{task.path}: is no file; {task.mend}"
         if size != task.bytes:
-            return f"{task.path}: changed: {size:,} bytes, there were {task.bytes:,}; {MEND}"
+            return f"{task.path}: changed: {size:,} bytes, there were {task.bytes:,}; {task.mend}"
         if task.hash is not None and (found := hash_file(task.path)) != task.hash:
-            return f"{task.path}: changed: its hash is {found[:12]}, it was {task.hash[:12]}; {MEND}"
+            return f"{task.path}: changed: its hash is {found[:12]}, it was {task.hash[:12]}; {task.mend}"
     except FileNotFoundError:
-        return f"{task.path}: missing; {MEND}"
+        return f"{task.path}: missing; {task.mend}"
     except OSError as error:
         return f"{task.path}: cannot be read: {error.strerror}"
     return None
@@ -73,32 +90,29 @@ def check_file(task: FileTask) -> str | None:
 
 def faults_beside(
     folder: Path, splits: Mapping[str, TokenDataset], quick: bool, workers: int, progress: Progress
-) -> Iterator[str]:
-    """Of the record of the preparation, and of what it says lies beside the shards: lineage, tables of
-    duplicates, samples of what was dropped."""
+) -> Iterator[tuple[Path, str]]:
+    """Of the record of the preparation, and of what it says lies beside the shards: manifests, the files of
+    the tokenizer, lineage, tables of duplicates, samples of what was dropped; each with its file."""
     if (folder / MANIFEST).is_file():
         return  # a split by itself
     path = folder / PREPARED
     try:
-        beside = json.loads(path.read_text(encoding="utf-8")).get(BESIDE, {})
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record.get(OWN_HASH) != own_hash(record):
+            raise ValueError("its own hash is another, or absent")
         tasks = [
             FileTask(folder / name, looks["bytes"], None if quick else looks["xxh3"])
-            for name, looks in beside.items()
-            if not (_looked_at(name) and (folder / name).exists())
+            for name, looks in record[BESIDE].items()
         ]
     except FileNotFoundError:
         if any(dataset.manifest.made for dataset in splits.values()):
-            yield f"{path}: missing; {MEND}"
+            yield path, f"{path}: missing; {MEND}"
         return
     except (OSError, ValueError, AttributeError, LookupError, TypeError) as error:
-        yield f"{path}: damaged ({error}); {MEND}"
+        yield path, f"{path}: damaged ({error!r}); {MEND}"
         return
     with pool(1 if quick else processes_for(tasks, workers)) as over:
-        for found in progress.track("verify, files beside", over(check_file, tasks), len(tasks)):
+        faults = progress.track("verify, files beside", over(check_file, tasks), len(tasks))
+        for task, found in zip(tasks, faults, strict=True):
             if found is not None:
-                yield found
-
-
-def _looked_at(name: str) -> bool:
-    """A manifest, which has its own hash, or of the tokenizer, whose hash the manifests have."""
-    return name.endswith(f"/{MANIFEST}") or name.startswith(f"{FOLDER}/")
+                yield task.path, found

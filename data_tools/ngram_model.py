@@ -149,7 +149,9 @@ def load_model(path: Path) -> NgramModel:
             f"perplexity.model: {path}: no such file; make one with `megatrain data perplexity-model`"
         ) from None
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: no model of n-grams, or damaged: {' '.join(str(error).split())}") from None
+        # numpy says of what is no archive that it could be loaded "unsafely": that is for nobody here.
+        told = "no archive" if "allow_pickle" in str(error) else " ".join(str(error).split())
+        raise UserError(f"{path}: no model of n-grams, or damaged: {told}; train one anew") from None
 
 
 def _tables(arrays: "np.lib.npyio.NpzFile", name: str, order: int) -> tuple[Table, ...]:

@@ -9,9 +9,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data_tools.beside import BESIDE, PREPARED, looks_beside
+from data_tools.beside import BESIDE, OWN_HASH, PREPARED, UNFINISHED, looks_beside, own_hash
 from megatrain.durable import sync_folder, write_durably
 from megatrain.errors import FailedWork, UserError, require
+
+
+def placed(output: str | Path) -> Path:
+    """Where an output really goes: `~` is the home, links lead to what they name. Raises UserError where that
+    is no folder that could be made."""
+    path = Path(output).expanduser()
+    if path.is_symlink() or ".." in path.parts:
+        path = path.resolve()
+    require(
+        path.name not in ("", "..") and path.resolve() != Path.cwd(),
+        f"output ({output}): names no folder that could be made anew; choose another",
+    )
+    for hidden in (f".{path.name}.work", f".{path.name}.partial"):
+        require(
+            path.with_name(hidden).is_dir() or not path.with_name(hidden).exists(),
+            f"output ({output}): {path.with_name(hidden)} is a file, where work would lie; move it away",
+        )
+    return path
 
 
 @contextmanager
@@ -20,10 +38,6 @@ def locked(output: Path) -> Iterator[None]:
 
     Raises UserError where another process holds it, or nothing can be written there.
     """
-    require(
-        output.name not in ("", ".."),
-        f"output ({output}): names no folder that could be made anew; choose another",
-    )
     path = output.with_name(f".{output.name}.lock")
     while True:
         try:
@@ -96,10 +110,17 @@ def commit(partial: Path, output: Path, record: Mapping[str, Any]) -> None:
     sync_folder(output.parent)
 
 
+def mark_unfinished(folder: Path) -> None:
+    """Say of a dataset that it is about to change, until `write_record` says what it is then."""
+    write_durably(folder / UNFINISHED, b"Sources are being added; run the same command again to go on.\n")
+
+
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Say what the folder holds, and that it is complete."""
     told = {**record, BESIDE: looks_beside(folder, record.get(BESIDE, {}))}
+    told = {**told, OWN_HASH: own_hash(told)}
     write_durably(folder / PREPARED, (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
+    (folder / UNFINISHED).unlink(missing_ok=True)
 
 
 def read_record(output: Path) -> dict[str, Any] | None:
@@ -108,16 +129,21 @@ def read_record(output: Path) -> dict[str, Any] | None:
     Raises UserError where the folder holds something else.
     """
     try:
-        record: dict[str, Any] = json.loads((output / PREPARED).read_text(encoding="utf-8"))
-        return record
+        record = json.loads((output / PREPARED).read_text(encoding="utf-8"))
+        sources = record["config"].get("sources") if isinstance(record["config"], dict) else None
+        require(
+            isinstance(sources, dict) and {"pipeline_version", "inputs", "files"} <= set(record),
+            f"{output}: was imported, not prepared; choose another output, or remove it",
+        )
+        return dict(record)
     except FileNotFoundError:
         empty = not output.exists() or (output.is_dir() and not any(output.iterdir()))
         require(empty, f"{output}: exists and is not a prepared dataset; choose another output, or remove it")
         return None
     except NotADirectoryError:
         raise UserError(f"output ({output}): is a file; choose another output") from None
-    except ValueError as error:
-        raise UserError(f"{output / PREPARED}: cannot be read ({error}); remove {output}") from None
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{output / PREPARED}: damaged ({error!r}); remove {output}, or restore it") from None
 
 
 def difference(old: Any, new: Any, at: str = "") -> str | None:

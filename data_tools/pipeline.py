@@ -12,6 +12,7 @@ from data_tools.assemble import Base, Shard, assemble, put_samples, put_tables, 
 from data_tools.config_files import evaluation_sets
 from data_tools.duplicate_stage import Found, find_duplicates
 from data_tools.inputs import Inputs, recorded
+from data_tools.output import mark_unfinished
 from data_tools.readers import require_few_broken
 from data_tools.selection import SPLITS
 from data_tools.shards import plan_ranges
@@ -83,6 +84,12 @@ def make(
         "languages": _summed(shop, _by_source(collected, encoded), "languages"),
         "evaluation_sets": evaluation_sets(shop.config),
     }
+    require(
+        any(shard.split == "train" for shard in shards),
+        "sources: no document fell to the train split; give more documents",
+    )
+    if base.tokenizer is not None:
+        mark_unfinished(target)
     if base.tokenizer is None:
         put_tokenizer(shop.folder / tokenizer, target)
     put_tables(shop, found, target)
@@ -143,7 +150,12 @@ def _require_documents(counts: Mapping[str, Mapping[str, int]]) -> None:
         dropped = ", ".join(f"{what} {count}" for what, count in per_source.items() if count) or "none read"
         require(
             per_source.get("kept", 0),
-            f"sources.{name}: no document is left ({dropped}); check its files, text_column and steps",
+            f"sources.{name}: no document is left ({dropped}); "
+            + (
+                "leave it out: all that passed its steps stands in other sources"
+                if any(what.startswith("duplicates.") for what in per_source)
+                else "check its files, text_column and steps"
+            ),
         )
 
 

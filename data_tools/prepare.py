@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 from data_tools import output
 from data_tools.append import append
 from data_tools.assemble import Base
+from data_tools.beside import UNFINISHED
 from data_tools.config import DataConfig, load_config
 from data_tools.config_files import require_steps, require_tokenizer
 from data_tools.engines import engine
@@ -20,6 +22,7 @@ from data_tools.pipeline import PIPELINE_VERSION, make
 from data_tools.progress import Progress
 from data_tools.selection import SPLITS
 from data_tools.stages import Workshop
+from data_tools.verify import faults
 from megatrain.data.manifest import Manifest, read_manifest, splits_in
 from megatrain.errors import FailedWork, UserError, require
 
@@ -42,7 +45,7 @@ def prepare(config: DataConfig, progress: Progress | None = None) -> Prepared:
     from other files and `overwrite` is not set.
     """
     progress = progress or Progress()
-    folder = Path(config.output)
+    folder = output.placed(config.output)
     with output.locked(folder):
         record = output.read_record(folder)
         if record is not None and config.append and not config.overwrite:
@@ -50,7 +53,12 @@ def prepare(config: DataConfig, progress: Progress | None = None) -> Prepared:
             return Prepared(folder, _manifests(folder), made_now)
         inputs = find_inputs(config)
         if record is not None and not config.overwrite:
+            require(
+                not (folder / UNFINISHED).exists(),
+                f"{folder}: sources were being added when that was cut off; go on with append=true",
+            )
             _require_same(folder, record, config, inputs)
+            _require_whole(folder)
             progress.note(f"{folder}: already prepared from this config and these files; nothing to do")
             return Prepared(folder, _manifests(folder), made_now=False)
         files = require_steps(config, inputs) | require_tokenizer(config)
@@ -77,6 +85,13 @@ def _require_same(folder: Path, record: Mapping[str, Any], config: DataConfig, i
     changed = output.difference(record["files"], files)
     require(changed is None, f"{folder}: was prepared with another {changed}; {mend}")
     require_same_inputs(folder, record["inputs"], inputs, mend)
+
+
+def _require_whole(folder: Path) -> None:
+    """Raise FailedWork where something is missing or cut short."""
+    fault = next(iter(faults(folder, quick=True, progress=Progress(io.StringIO()))), None)
+    if fault is not None:
+        raise FailedWork(f"{fault}; overwrite=true makes the whole again")
 
 
 def _manifests(folder: Path) -> dict[str, Manifest]:

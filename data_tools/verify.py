@@ -6,13 +6,12 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import xxhash
 
-from data_tools.beside import MEND, faults_beside
+from data_tools.beside import MEND, UNFINISHED, FileTask, check_file, faults_beside
 from data_tools.datasets.ids import files_for, first_of_each, hex_id, spread
 from data_tools.datasets.lineage import FOLDER as LINEAGE
 from data_tools.datasets.shards import (
@@ -27,7 +26,8 @@ from data_tools.progress import Progress
 from data_tools.workers import pool
 from megatrain.data.dataset import TokenDataset
 from megatrain.data.manifest import MANIFEST, ShardInfo, TokenizerInfo, read_manifest
-from megatrain.data.tokenizer import Tokenizer
+from megatrain.data.packing import parse_plan, plan_folder
+from megatrain.data.tokenizer import Tokenizer, find_tokenizer
 from megatrain.errors import FailedWork, UserError
 
 _CHUNK = 1 << 24
@@ -51,28 +51,36 @@ def faults(
 
     `quick` looks at manifests, tokenizer and sizes alone. Raises UserError where there is no dataset.
     """
+    if (folder / UNFINISHED).exists():
+        yield f"{folder}: sources were being added when that was cut off; run the same command again"
+        return
+    told: list[str] = []
+    for fault in _all_faults(folder, quick, workers, progress or Progress()):
+        told.append(fault)
+        yield fault
+    if not quick and not told:  # the ids of shards that are damaged say nothing
+        splits = split_folders(folder).items()
+        yield from _shared_documents({name: TokenDataset(path, read_manifest(path)) for name, path in splits})
+
+
+def _all_faults(folder: Path, quick: bool, workers: int, progress: Progress) -> Iterator[str]:
+    """Each file is told of once, by whoever knows most of it."""
     splits: dict[str, TokenDataset] = {}
-    found = 0
+    told: list[str] = []
     for name, path in split_folders(folder).items():
         try:
             splits[name] = TokenDataset(path, read_manifest(path))
         except FailedWork as error:
-            found += 1
-            yield str(error)
-    told = set[str]()
-    progress = progress or Progress()
-    for fault in chain(
-        _split_faults(folder, splits),
-        _tokenizer_faults(splits),
-        _shard_faults(splits, quick, workers, progress),
-        faults_beside(folder, splits, quick, workers, progress),
-    ):
-        if fault not in told:  # that of a tokenizer is one of each split
-            found += 1
+            told.append(str(error))
+        except OSError as error:
+            told.append(f"{path / MANIFEST}: cannot be read: {error.strerror}; {MEND}")
+    told += [*_split_faults(folder, splits), *_tokenizer_faults(splits)]
+    yield from told
+    yield from _shard_faults(splits, quick, workers, progress)
+    yield from _plan_faults(splits, quick)
+    for path, fault in faults_beside(folder, splits, quick, workers, progress):
+        if not any(one.startswith(f"{path}:") for one in told):
             yield fault
-        told.add(fault)
-    if not quick and not found:  # the ids of shards that are damaged say nothing
-        yield from _shared_documents(splits)
 
 
 def summary(folder: Path, *, quick: bool) -> str:
@@ -106,6 +114,7 @@ def check_shard(task: ShardTask) -> list[str]:
 def _split_faults(folder: Path, splits: Mapping[str, TokenDataset]) -> Iterator[str]:
     """Splits of which something lies there, shards or their lineage, but no manifest."""
     places = {path.parent for path in folder.glob("*/shard-*.arrow")}
+    places -= set(folder.glob(plan_folder("*")))  # of a split by itself
     places |= {folder / path.name for path in (folder / LINEAGE).glob("*") if path.is_dir()}
     for place in sorted(places - {folder / name for name in splits}):
         if not (place / MANIFEST).exists():  # one that is damaged was told of
@@ -113,15 +122,46 @@ def _split_faults(folder: Path, splits: Mapping[str, TokenDataset]) -> Iterator[
 
 
 def _tokenizer_faults(splits: Mapping[str, TokenDataset]) -> Iterator[str]:
+    unread = set[Path | None]()
     for dataset in splits.values():
+        home = find_tokenizer(dataset.folder)
         try:
             found = Tokenizer.load(dataset.folder).info
         except (FailedWork, UserError) as error:
-            yield str(error)
+            if home not in unread:  # that of all splits is one
+                yield str(error)
+            unread.add(home)
             continue
         made_with = dataset.manifest.tokenizer
         if found != made_with:
             yield f"{dataset.folder}: its shards were made with {made_with}, beside them is {found}"
+
+
+def _plan_faults(splits: Mapping[str, TokenDataset], quick: bool) -> Iterator[str]:
+    """Of the plans for data.packing=best_fit; one without a manifest was cut off, and nobody reads it."""
+    mend = "run `megatrain data pack` again"
+    for dataset in splits.values():
+        for home in sorted(dataset.folder.glob(plan_folder("*"))):
+            path = home / MANIFEST
+            try:
+                plan = parse_plan(path.read_bytes(), path)
+            except FileNotFoundError:
+                continue
+            except (FailedWork, UserError) as error:
+                yield str(error)
+                continue
+            except OSError as error:
+                yield f"{path}: cannot be read: {error.strerror}; {mend}"
+                continue
+            if [one.tokens_hash for one in plan.shards] != [
+                shard.tokens_hash for shard in dataset.manifest.shards
+            ]:
+                yield f"{home}: the plan is of other shards; {mend}"
+                continue
+            for one in plan.shards:
+                fault = check_file(FileTask(home / one.name, one.bytes, None if quick else one.hash, mend))
+                if fault is not None:
+                    yield fault
 
 
 def _shard_faults(

@@ -58,8 +58,9 @@ def parse_settings(text: str, overrides: Sequence[str] = (), *, where: str) -> d
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
-        raise UserError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
-    except (ValueError, TypeError) as error:  # a date that is none, a list as a key
+        told = " ".join(str(getattr(error, "problem", error)).split())
+        raise UserError(f"{where}{line}: not valid YAML: {told}") from None
+    except (ValueError, TypeError, RecursionError) as error:  # a date that is none, a list as a key, too deep
         raise UserError(f"{where}: not valid YAML: {error}") from None
     require(isinstance(tree, dict), f"{where}: a config is a mapping of sections, not {type(tree).__name__}")
     for override in overrides:

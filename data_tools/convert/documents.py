@@ -36,12 +36,17 @@ class Documents:
     doc_ids: Sequence[bytes]
     text_bytes: Ints
     empty: int
+    """Records without a token but EOS, which are left out."""
+    added_eos: int
+    """Records that did not end with EOS."""
 
 
 def make_documents(task: DocumentsTask) -> Documents:
     """Raises FailedWork naming file and record where a token is beyond the tokenizer's vocabulary."""
     tokenizer = _tokenizer(task.tokenizer)
-    batch = ended(checked(task.batch, tokenizer.info), tokenizer.eos_id)
+    found = checked(task.batch, tokenizer.info)
+    batch = ended(found, tokenizer.eos_id)
+    only_eos = int((found.lengths > 0).sum()) - len(batch.lengths)  # left out like the empty ones
     starts = np.cumsum(batch.lengths) - batch.lengths
     sizes = _byte_lengths(task.tokenizer)[batch.tokens].astype(np.int64)
     return Documents(
@@ -50,7 +55,8 @@ def make_documents(task: DocumentsTask) -> Documents:
         lengths=batch.lengths,
         doc_ids=_identified(batch, tokenizer) if batch.doc_ids is None else batch.doc_ids,
         text_bytes=np.add.reduceat(sizes, starts) if len(starts) else starts,
-        empty=len(task.batch.lengths) - len(batch.lengths),
+        empty=len(found.lengths) - len(batch.lengths),
+        added_eos=int(batch.lengths.sum() - found.lengths.sum()) + only_eos,
     )
 
 

@@ -33,6 +33,7 @@ def export_dataset(folder: Path, kind: Format, target: Path, progress: Progress 
     the target is there already, FailedWork for a shard that is damaged and a disk that is full.
     """
     progress = progress or Progress()
+    target = output.placed(target)
     splits = open_splits(folder)
     with output.locked(target):
         require(not target.exists(), f"{target}: is there already; choose another, or remove it")

@@ -51,6 +51,7 @@ def import_dataset(config: ImportConfig, progress: Progress | None = None) -> di
     tokens are read, FailedWork naming file and record after that.
     """
     progress = progress or Progress()
+    target = output.placed(config.output)
     require(config.inputs, "nothing to import: name an input, SPLIT/SOURCE=PATH")
     inputs = [
         (place, open_input(config.format, place.path, column=config.column, bytes_dtype=config.bytes_dtype))
@@ -58,22 +59,24 @@ def import_dataset(config: ImportConfig, progress: Progress | None = None) -> di
     ]
     tokenizer, home = Tokenizer.load(config.tokenizer), find_tokenizer(config.tokenizer)
     assert home is not None
-    with output.locked(config.output):
-        require(
-            not config.output.exists(), f"{config.output}: is there already; choose another, or remove it"
-        )
-        with output.making(config.output) as partial:
+    with output.locked(target):
+        require(not target.exists(), f"{target}: is there already; choose another, or remove it")
+        with output.making(target) as partial:
             shutil.copytree(home, partial / FOLDER)
             made = _Dataset(partial, tokenizer.info, config.max_tokens, progress)
             with pool(config.workers) as over:
                 for place, one in inputs:
                     _read(made, config, place, one, over)
                     progress.note(f"{place}: {place.path} read; {made.told(place.split)} so far")
-            record = {"pipeline_version": None, "config": {"import": _told(config)}, "counts": made.counts()}
+            record = {"pipeline_version": None, "config": {"import": _told(config)}}
+            record |= {"counts": made.counts(), "changes": made.changes()}
+            for name, done in made.changes().items():
+                for what, count in done.items():
+                    progress.note(f"{name}: {what} {count:,}")
             manifests = made.finish(record)
             files = [file for _, one in inputs for file in one.files]
-            output.commit(partial, config.output, {**record, "inputs": [str(file) for file in files]})
-    progress.note(f"{config.output}: complete")
+            output.commit(partial, target, {**record, "inputs": [str(file) for file in files]})
+    progress.note(f"{target}: complete")
     return manifests
 
 
@@ -114,6 +117,7 @@ class _Dataset:
         self._progress = progress
         self._writers: dict[tuple[str, str], SourceWriter] = {}
         self._counts: dict[str, Counter[str]] = {}
+        self._changes: dict[str, Counter[str]] = {}
 
     def add(self, split: str, documents: Documents) -> None:
         key = (split, documents.source)
@@ -137,6 +141,13 @@ class _Dataset:
                 "kept_bytes": int(documents.text_bytes.sum()),
             }
         )
+
+        if documents.added_eos:
+            self._changes.setdefault(documents.source, Counter())["import.eos_added"] += documents.added_eos
+
+    def changes(self) -> dict[str, dict[str, int]]:
+        """What was done to the records of each source."""
+        return {name: dict(self._changes.get(name, {})) for name in sorted(self._counts)}
 
     def counts(self) -> dict[str, dict[str, int]]:
         """What befell the records of each source."""

@@ -12,6 +12,7 @@ import numpy as np
 from data_tools.datasets.shards import processes_for, read_columns
 from data_tools.workers import pool
 from megatrain.data.dataset import TokenDataset
+from megatrain.data.permutation import permute
 from megatrain.data.tokenizer import Tokenizer
 from megatrain.errors import require
 
@@ -33,10 +34,11 @@ class PlacedDocument:
 
 
 def random_documents(splits: Mapping[str, TokenDataset], count: int, seed: int) -> Iterator[PlacedDocument]:
-    """Documents drawn evenly from all splits and sources, with replacement."""
+    """Documents drawn evenly from all splits and sources, each once."""
     shards = _shards(splits)
     numbers = np.cumsum([documents for _, _, documents in shards])
-    for number in np.random.default_rng(seed).integers(numbers[-1], size=count).tolist():
+    every = int(numbers[-1])
+    for number in permute(np.arange(min(count, every)), every, np.array([seed], np.uint64)).tolist():
         which = int(np.searchsorted(numbers, number, side="right"))
         split, path, documents = shards[which]
         yield _read(split, path, number - int(numbers[which]) + documents)

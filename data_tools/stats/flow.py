@@ -110,7 +110,8 @@ def _flow(counts: Mapping[str, int], steps: list[str]) -> Flow:
     drops = {
         reason: count
         for reason, count in counts.items()
-        if count and reason not in _NO_DROPS and not reason.endswith("_bytes")
+        # "kept_bytes" is no reason, "read.invalid_bytes" is one.
+        if count and reason not in _NO_DROPS and ("." in reason or not reason.endswith("_bytes"))
     }
     ordered = {reason: drops[reason] for reason in sorted(drops, key=order)}
     return Flow(counts.get("read", 0), counts.get("kept", 0), ordered)

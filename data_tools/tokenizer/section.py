@@ -39,6 +39,21 @@ CONTROL = ("<unk>", "<s>", "</s>")
 Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
+_OF_TRAINING = (
+    "kind",
+    "vocab_size",
+    "character_coverage",
+    "training_bytes",
+    "weights",
+    "byte_fallback",
+    "split_digits",
+    "user_defined_symbols",
+    "special_tokens",
+    "reserved_tokens",
+)
+"""The settings that a tokenizer that is there already does without."""
+
+
 class TokenizerTraining(Section):
     """The tokenizer: an existing one, or how to train one by sentencepiece on a sample of the train split."""
 
@@ -78,7 +93,8 @@ class TokenizerTraining(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> "TokenizerTraining":
         if self.model is not None:
-            given = [key for key in ("special_tokens", "reserved_tokens", "weights") if getattr(self, key)]
+            fields = type(self).model_fields
+            given = [key for key in _OF_TRAINING if getattr(self, key) != fields[key].default]
             if given:
                 raise ValueError(f"{given[0]} is for a tokenizer to train; leave it out beside `model`")
         elif self.eos_token is not None or self.bos_token is not None:
@@ -103,10 +119,10 @@ def check_weights(section: TokenizerTraining, sources: Sequence[str]) -> None:
     strangers = [name for name in section.weights if name not in sources]
     require(
         not strangers,
-        f"tokenizer.weights: there is no source {strangers[:1]}; there are {', '.join(sources)}",
+        f"tokenizer.weights: there is no source {', '.join(strangers)}; there are {', '.join(sources)}",
     )
     missing = [name for name in sources if name not in section.weights]
-    require(not missing, f"tokenizer.weights: names no weight of source {missing[:1]}; 0 leaves it out")
+    require(not missing, f"tokenizer.weights: names no weight of {', '.join(missing)}; 0 leaves a source out")
 
 
 def _special_tokens(names: Sequence[str], reserved: int) -> Iterator[str]:

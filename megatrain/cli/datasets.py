@@ -26,6 +26,7 @@ def inspect(arguments: argparse.Namespace) -> int:
         found = list(documents_with_id(splits, arguments.document))
         require(found, f"{arguments.where}: no document has an id that begins with {arguments.document}")
     elif arguments.containing is not None:
+        require(arguments.documents, "--documents (0): nothing is looked for; give 1 or more")
         found = list(documents_with_text(splits, arguments.containing, arguments.documents))
         require(found, f"{arguments.where}: no document contains {arguments.containing!r}")
     else:

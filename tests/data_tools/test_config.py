@@ -75,6 +75,8 @@ def test_overrides_and_numbers(tmp_path: Path) -> None:
         ("- a list", [], "a mapping of sections"),
         ("a: [", [], "not valid YAML"),
         ("", [], "output is missing"),
+        ("a: " + "[" * 3000, [], "not valid YAML: maximum recursion depth"),
+        ("output: \0x", [], "not valid YAML: unacceptable character"),
         (
             "output: a\nsources: {}\noutput: b",
             [],

@@ -265,6 +265,7 @@ def test_records_are_ended_by_eos_and_empty_ones_are_counted(data: Path, tmp_pat
     assert (columns.tokens.tolist(), columns.lengths.tolist()) == ([5, 6, 2, 7, 2, 2, 8, 2], [3, 2, 3])
     counts = {name: count for name, count in manifest.made["counts"]["s"].items() if name != "kept_bytes"}
     assert counts == {"read": 6, "import.empty": 3, "kept": 3}
+    assert manifest.made["changes"] == {"s": {"import.eos_added": 2}}
     tokenizer = Tokenizer.load(data)
     assert columns.doc_id(0) == doc_id(tokenizer.decode([5, 6]))
 

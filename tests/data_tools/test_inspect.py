@@ -57,6 +57,9 @@ def test_random_documents_are_whole_and_the_same_for_the_same_seed(folder: Path)
     found = list(random_documents(splits, 60, seed=1))
     assert found == list(random_documents(splits, 60, seed=1)) != list(random_documents(splits, 60, seed=2))
     assert {one.text for one in found} <= {*DRAMA, *VERSE}
+    assert len({one.doc_id for one in found}) == len(found), "each once"
+    every = list(random_documents(splits, 10_000, seed=1))
+    assert len(every) == sum(shard.documents for one in splits.values() for shard in one.manifest.shards)
     assert all(doc_id(one.text) == one.doc_id for one in found)
     assert {(one.split, one.source) for one in found} == {
         ("train", "drama"),

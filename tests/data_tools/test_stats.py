@@ -51,6 +51,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_dataset(tmp_path_factory.mktemp("stats") / "data", texts, made=MADE)
 
 
+def test_documents_of_invalid_bytes_are_drops() -> None:
+    counts = {"read": 3, "read.invalid_bytes": 1, "kept": 2, "kept_bytes": 90}
+    flow = flows({"counts": {"a": counts}})["a"]
+    assert flow.drops == {"read.invalid_bytes": 1} and flow.unexplained == 0
+
+
 def test_drops_come_in_the_order_of_the_steps() -> None:
     found = flows(MADE)
     assert (found["web"].read, found["web"].kept) == (103, 20)

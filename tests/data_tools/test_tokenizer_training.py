@@ -131,6 +131,8 @@ def test_what_does_not_fit_is_refused_in_one_line(kind: str) -> None:
         ({"weights": {"a": float("inf")}}, "finite"),
         ({"eos_token": "</s>"}, "name it in `model`"),
         ({"model": "x.model", "special_tokens": ("chat",)}, "special_tokens is for a tokenizer to train"),
+        ({"model": "x.model", "vocab_size": 5000}, "vocab_size is for a tokenizer to train"),
+        ({"model": "x.model", "split_digits": False}, "split_digits is for a tokenizer to train"),
         ({"model": "x.model", "weights": {"a": 1}}, "weights is for a tokenizer to train"),
         ({"character_coverage": 0.95}, "greater than or equal to 0.98"),
         ({"kind": "wordpiece"}, "'bpe' or 'unigram'"),
@@ -145,7 +147,7 @@ def test_weights_name_all_sources() -> None:
     weighted = TokenizerTraining(weights={"web": 2, "books": 0})
     check_weights(weighted, ["books", "web"])
     check_weights(TokenizerTraining(), ["anything"])
-    with pytest.raises(UserError, match=r"no source \['books'\]; there are web"):
+    with pytest.raises(UserError, match=r"no source books; there are web"):
         check_weights(weighted, ["web"])
-    with pytest.raises(UserError, match=r"names no weight of source \['code'\]"):
+    with pytest.raises(UserError, match=r"names no weight of code; 0 leaves a source out"):
         check_weights(weighted, ["books", "web", "code"])
