@@ -43,6 +43,8 @@ POINTS = (
     "rollback.done",
     "data.task",
 )
+TRAINING = tuple(point for point in POINTS if not point.startswith("data."))
+"""The points of a run; the others are those of preparing data."""
 ACTIONS = ("kill", "crash", "full", "hang", "slow", "disconnect")
 NUMBERS = {"loss": ("nan", "spike"), "gradient": ("nan", "spike"), "weights": ("flip",)}
 """What only the caller can do to its numbers, by point."""

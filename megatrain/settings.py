@@ -116,6 +116,8 @@ def _must(error: ErrorDetails) -> str:
             return f"must be at most {limit['le']:g}"
         case "model_type" | "dict_type" | "mapping_type" | "model_attributes_type":
             return "must be a section of keys"
+        case "string_too_short" if limit["min_length"] == 1:
+            return "must not be empty"
         case "too_short" if limit["min_length"] == 1:
             return "must not be empty"
         case "tuple_type" | "list_type":

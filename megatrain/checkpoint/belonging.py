@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from megatrain.checkpoint.commit import Identity
 from megatrain.checkpoint.place import Place
 from megatrain.checkpoint.read import Checkpoint
-from megatrain.errors import UserError
+from megatrain.errors import FailedWork, UserError
 
 
 def none_whole(place: Place, damaged: Sequence[str]) -> str:
@@ -16,6 +16,13 @@ def none_whole(place: Place, damaged: Sequence[str]) -> str:
         f"{place}: no checkpoint is whole ({' | '.join(damaged)}); "
         "restore one of them, or move the folder away to start anew"
     )
+
+
+def require_whole(checkpoint: Checkpoint, share: int = 0, shares: int = 1, *, hashes: bool) -> None:
+    """Raises FailedWork naming the files of this rank's share whose size, or hash, is not the manifest's."""
+    damaged = checkpoint.damaged(share, shares, hashes=hashes)
+    if damaged:
+        raise FailedWork(f"{checkpoint}: damaged: {'; '.join(damaged[:3])}; name another")
 
 
 def require_same_model(checkpoint: Checkpoint, identity: Identity) -> None:

@@ -73,7 +73,8 @@ def prune(arguments: argparse.Namespace) -> int:
     require(every is None or every >= 1, f"--keep-every ({every}) must be at least 1")
     require(arguments.keep_best >= 0, f"--keep-best ({arguments.keep_best}) must not be negative")
     place = _place(arguments.folder)
-    superfluous = superfluous_folders(place, Retention(arguments.keep, every, arguments.keep_best))
+    retention = Retention(arguments.keep, every, arguments.keep_best)
+    superfluous = superfluous_folders(place, retention, damaged=_damaged(place, arguments.keep))
     if not superfluous:
         print("nothing to remove")
     for name in superfluous:
@@ -81,6 +82,23 @@ def prune(arguments: argparse.Namespace) -> int:
             remove_checkpoint(place, name)
         print(f"{name}  {'would be removed' if arguments.dry_run else 'removed'}", flush=True)
     return 0
+
+
+def _damaged(place: Place, keep: int) -> set[str]:
+    """Names of checkpoints that must not be counted as kept: hashes are compared from the newest on until so
+    many are whole, of older ones sizes alone."""
+    from megatrain.checkpoint.read import Checkpoint, committed
+
+    damaged, whole = set[str](), 0
+    for name in committed(place):
+        try:
+            faulty = bool(Checkpoint(name, place).damaged(hashes=whole < keep))
+        except (FailedWork, UserError):
+            faulty = True
+        whole += not faulty
+        if faulty:
+            damaged.add(name)
+    return damaged
 
 
 def _place(folder: Path) -> Place:

@@ -43,7 +43,7 @@ def check(arguments: argparse.Namespace) -> int:
             },
         )
     )
-    print(f"{arguments.config}: good for {world} ranks")
+    print(f"# {arguments.config}: good for {world} ranks")  # so that the whole can be read as a config
     return 0
 
 
@@ -143,7 +143,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     )
     _warn(scores.source.damaged)
     folder = RunFolder(arguments.where)
-    if folder.config.exists():
+    # Of a part, or of other data, they are not the run's own, which `report` shows.
+    if folder.config.exists() and arguments.windows is None and config is None:
         write_scores(scores, folder.scores(arguments.split))
     print(f"{scores.source.folder} on the {scores.split} split")
     width = max(map(len, scores.results))
@@ -207,8 +208,12 @@ def _baselines(folder: RunFolder) -> dict[str, float]:
     """Bits per byte of the model and the n-gram models that `evaluate --baselines` has found, if it ran."""
     for split in ("validation", "test"):
         if folder.scores(split).exists():
-            results = json.loads(folder.scores(split).read_text(encoding="utf-8"))["results"]
-            bits = {who: found["all"]["bits_per_byte"] for who, found in results.items()}
+            path = folder.scores(split)
+            try:
+                results = json.loads(path.read_text(encoding="utf-8"))["results"]
+                bits = {who: float(found["all"]["bits_per_byte"]) for who, found in results.items()}
+            except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+                raise FailedWork(f"{path}: damaged ({error}); evaluate again, or remove it") from None
             return {f"{who}, {split} split": value for who, value in bits.items()}
     return {}
 

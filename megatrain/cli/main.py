@@ -192,7 +192,7 @@ def _checkpoint_commands(verbs: Verbs) -> None:
         diff.add_argument(
             name, metavar="A" if name == "first" else "B", help="a checkpoint, or a run's newest"
         )
-    diff.add_argument("--most", type=int, default=20, help="tensors that are printed (default: %(default)s)")
+    diff.add_argument("--most", type=size, default=20, help="tensors that are printed (default: %(default)s)")
     prune = command(
         kinds,
         "prune",

@@ -129,6 +129,12 @@ def seconds(time: str) -> int:
 
 def plan_job(config: Config, config_path: Path, overrides: Sequence[str], request: Request) -> Job:
     """The batch script, filled, and the command that queues it. Pure."""
+    signals = config.resilience.signals
+    require(
+        "SIGUSR1" in signals,
+        f"resilience.signals ({', '.join(signals)}) must have SIGUSR1: SLURM sends it "
+        "before the time is over",
+    )
     folder = RunFolder(Path(config.run.folder).absolute())
     options = {
         "job-name": config.run.name,

@@ -70,8 +70,6 @@ class RawZeroConfig(RawSection):
     """Elements reduced at once; default: what the model needs, 5e8 at most."""
     allgather_bucket_size: PositiveInt | None = None
     """Elements gathered at once; default: what the model needs, 5e8 at most."""
-    allgather_partitions: bool | None = None
-    """Updated weights are gathered by all-gather, not by broadcasts."""
     reduce_scatter: bool | None = None
     """Gradients are reduced to their owners alone."""
     overlap_comm: bool | None = None

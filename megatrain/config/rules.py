@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from megatrain.config.data_rules import check_data
 from megatrain.config.tree import Config
 from megatrain.errors import require
-from megatrain.faults import ACTIONS, NUMBERS, POINTS
+from megatrain.faults import ACTIONS, NUMBERS, TRAINING
 
 
 def check_rules(config: Config) -> None:
@@ -22,10 +24,20 @@ def check_rules(config: Config) -> None:
         f"resilience.spikes.warmup_updates ({spikes.warmup_updates}) must not be above "
         f"resilience.spikes.window ({spikes.window}): so many are never kept",
     )
+    _check_signals(config)
     comms = config.deepspeed.comms_logger
     require(
-        comms is None or bool(comms.verbose),
+        comms is None or comms.enabled is False or bool(comms.verbose),
         "deepspeed.comms_logger needs verbose: true; otherwise DeepSpeed keeps its figures to itself",
+    )
+
+
+def _check_signals(config: Config) -> None:
+    signals, save = config.resilience.signals, config.resilience.save_signal
+    require(
+        save not in signals,
+        f"resilience.save_signal ({save}) is one of resilience.signals ({', '.join(signals)}): it would save "
+        "and never stop; choose another, or null",
     )
 
 
@@ -98,8 +110,16 @@ def _check_training(config: Config) -> None:
 
 
 def _check_checkpoint(config: Config) -> None:
-    tiers = [tier.folder for tier in config.checkpoint.tiers]
-    for folder in tiers:
+    require(
+        "://" not in config.run.folder,
+        f"run.folder ({config.run.folder}) must be a folder of a file system; a URL belongs into "
+        "checkpoint.folder",
+    )
+    require(
+        config.checkpoint.folder != "", "checkpoint.folder is empty; leave it out, or name a folder or URL"
+    )
+    tiers = [os.path.normpath(tier.folder) for tier in config.checkpoint.tiers]
+    for folder in (tier.folder for tier in config.checkpoint.tiers):
         require(
             "://" not in folder and folder.startswith("/"),
             f"checkpoint.tiers: folder ({folder}) must be an absolute path on each node's own disk; "
@@ -137,6 +157,10 @@ def _check_cluster(config: Config) -> None:
 
 def _check_faults(config: Config) -> None:
     for fault in config.faults:
-        require(fault.at in POINTS, f"faults: at ({fault.at}) is none of {', '.join(POINTS)}")
+        require(fault.at in TRAINING, f"faults: at ({fault.at}) is none of {', '.join(TRAINING)}")
+        require(
+            fault.at != "saved" or fault.rank == 0,
+            f"faults: rank ({fault.rank}) at saved: rank 0 alone comes there; it would never strike",
+        )
         allowed = NUMBERS.get(fault.at, ACTIONS)
         require(fault.do in allowed, f"faults: do ({fault.do}) at {fault.at} is none of {', '.join(allowed)}")

@@ -20,7 +20,7 @@ def _switch(value: object) -> object:
 class RunConfig(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
     """For people: what the run is called at wandb and in the queue."""
-    folder: str = "runs/run"
+    folder: Annotated[str, Field(min_length=1)] = "runs/run"
     """Everything the run writes lies here. The same folder means: go on with this run."""
     seed: Count = 1234
     """Initial weights and the order of samples follow from it."""
@@ -185,7 +185,7 @@ class TrainConfig(Section):
     """Optimizer steps of the run, skipped ones included."""
     stop_after: PositiveInt | None = None
     """Save and stop after this step (exit 0), on the schedule of all train.steps; default: do not."""
-    global_batch: PositiveInt = 64
+    global_batch: Annotated[Whole, Field(gt=0, le=10_000_000)] = 64
     """Samples that one optimizer step sees, over all ranks; where these do not divide it, rows that count for
     nothing fill up the rest."""
     micro_batch: PositiveInt = 4
@@ -374,7 +374,7 @@ class ResilienceConfig(Section):
     stragglers: StragglersConfig = StragglersConfig()
     selfcheck: SelfcheckConfig = SelfcheckConfig()
     alert: AlertConfig = AlertConfig()
-    collective_timeout_s: PositiveInt = 1800
+    collective_timeout_s: Annotated[Whole, Field(gt=0, le=1_000_000)] = 1800
     """A collective that takes longer ends the rank."""
 
 

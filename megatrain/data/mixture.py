@@ -86,6 +86,15 @@ class TokenMixture:
         """Each once."""
         return list({id(m.dataset): m.dataset for m in self.members.values()}.values())
 
+    def verify_share(self, share: int, shares: int) -> None:
+        """Re-hash every `shares`-th shard, from `share` on. Raises FailedWork naming a damaged one.
+
+        Shards on object storage are hashed whenever they are fetched.
+        """
+        for dataset in self.datasets:
+            if dataset.remote is None:
+                dataset.verify_shards(range(share, len(dataset.manifest.shards), shares))
+
     def windows(self, source: str, sequence_length: int) -> int:
         """See TokenDataset.windows."""
         member = self.members[source]

@@ -66,6 +66,8 @@ def score(
     require(config is not None, f"{where}: the run's config is not beside it; name it with --config")
     assert config is not None
     data = TokenMixture.open(config.data, split)
+    if config.data.verify == "hash":
+        data.verify_share(0, 1)
     tokenizer = Tokenizer.load(source.tokenizer_folder)
     require(
         tokenizer.hash == data.tokenizer_hash,
@@ -116,6 +118,8 @@ def _baselines(
     config: Config, data: TokenMixture, windows: int | None, byte_lengths: npt.NDArray[np.int32]
 ) -> dict[str, dict[str, HeldOut]]:
     train = TokenMixture.open(config.data, "train")
+    if config.data.verify == "hash":
+        train.verify_share(0, 1)
     length = config.data.sequence_length
     limit = MAX_BASELINE_TOKENS // length // len(train.sources)
     seen = np.concatenate([_stream(train, name, config, limit)[0] for name in train.sources])

@@ -33,6 +33,7 @@ def generate(
     Raises UserError for an empty prompt, an id that the model has not, or settings out of range; FailedWork
     for weights that give no finite logits.
     """
+    require(0 <= seed < 1 << 63, f"seed ({seed}) must be 0 or above, and below 2^63")
     _check(model, prompt_ids, max_new_tokens, temperature, top_k, top_p)
     device = model.embedding.weight.device
     generator = torch.Generator().manual_seed(seed)  # on the CPU: the same draws on every device
@@ -64,7 +65,9 @@ def choose(
     """One id by the rule that `generate` states."""
     if temperature == 0:
         return int(logits_V.argmax())
-    probabilities, ids = torch.softmax(logits_V / temperature, 0).sort(descending=True, stable=True)
+    # From the largest down, a small temperature makes -inf of the others, not inf of all.
+    below_V = (logits_V - logits_V.max()).double() / temperature
+    probabilities, ids = torch.softmax(below_V, 0).float().sort(descending=True, stable=True)
     if top_k is not None:
         probabilities = probabilities[:top_k]
     if top_p is not None:

@@ -148,4 +148,4 @@ def table(ledger: Ledger) -> str:
 
 def _is_step(record: Mapping[str, object]) -> bool:
     numbers = ("time", "step", "step_s", "ckpt_stall_s")
-    return all(isinstance(record.get(name), int | float) for name in numbers)
+    return all(isinstance(record.get(name), int | float) for name in numbers) and "skipped" in record

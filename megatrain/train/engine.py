@@ -198,6 +198,8 @@ def part(settings: Mapping[str, Any], mpu: DeepSpeedMpu, dtype: torch.dtype, blo
 def deepspeed_config(config: Config, derived: Derived) -> dict[str, Any]:
     """What DeepSpeed is told; the raw settings of the `deepspeed` section are merged in."""
     raw = config.deepspeed.model_dump(mode="json")
+    if raw.get("comms_logger", {}).get("enabled") is False:
+        del raw["comms_logger"]  # DeepSpeed takes any such section for yes
     # DeepSpeed takes a buffer of this size for itself in each backward pass, however small the model.
     own = -(-count_parameters(config.model).total // config.parallel.tensor)
     bucket = min(MAX_BUCKET, own + config.model.dim * config.model.layers * 4)

@@ -10,7 +10,11 @@ from dataclasses import replace
 
 import megatrain
 from megatrain import faults
-from megatrain.checkpoint.belonging import require_same_model, require_same_precision
+from megatrain.checkpoint.belonging import (
+    require_same_model,
+    require_same_precision,
+    require_whole,
+)
 from megatrain.checkpoint.near import Nodes, near_place
 from megatrain.checkpoint.pace import Pace
 from megatrain.checkpoint.read import Checkpoint
@@ -64,6 +68,9 @@ def open_session(
         with keep_log(config, context, prepared.folder, hold) as log, _waits(config, context) as waits:
             if config.data.verify == "hash":
                 alike(lambda: prepared.samples.verify_share(world.rank, world.size), context)
+                if prepared.validation is not None:
+                    validation = prepared.validation
+                    alike(lambda: validation.verify_share(world.rank, world.size), context)
             session, state = _put_together(config, context, prepared, hold, log, waits, watch, control)
             try:
                 yield session, state
@@ -188,6 +195,8 @@ def _begin(
         source = config.checkpoint.load_weights_from
         checkpoint = alike(lambda: Checkpoint(source), context)
         alike(lambda: require_same_model(checkpoint, prepared.identity), context)
+        world, hashes = context.world, config.checkpoint.verify
+        alike(lambda: require_whole(checkpoint, world.rank, world.size, hashes=hashes), context)
         engine.load_weights(checkpoint)
         log.event(
             Event.START,

@@ -9,7 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatrain.checkpoint.belonging import none_whole, require_same_model, require_same_precision
+from megatrain.checkpoint.belonging import (
+    none_whole,
+    require_same_model,
+    require_same_precision,
+    require_whole,
+)
 from megatrain.checkpoint.commit import Identity
 from megatrain.checkpoint.place import LocalPlace, Place, place_of_run, require_reachable
 from megatrain.checkpoint.read import Checkpoint, committed
@@ -90,6 +95,8 @@ def prepare_run(config: Config, world: int, rank: int = 0) -> Prepared:
     if rank == 0:
         _check_own_files(folder)
         require_reachable(place)
+        for tier in config.checkpoint.tiers:
+            writable("checkpoint.tiers: folder", Path(tier.folder))
         existing = committed(place)
         _check_room(folder, place, config, len(existing))
         if existing:
@@ -150,10 +157,7 @@ def _check_faults(config: Config, world: int) -> None:
 
 def _check_own_files(folder: RunFolder) -> None:
     """Files of the run that a person may have written or damaged."""
-    require(
-        folder.root.is_dir() or not folder.root.exists(),
-        f"run.folder ({folder.root}): is a file; choose another folder",
-    )
+    writable("run.folder", folder.root)
     try:
         read_records(folder)
         read_holder(folder)
@@ -170,6 +174,7 @@ def _check_weights(source: str, identity: Identity) -> None:
             "name a folder like RUN/checkpoints/step-00001000"
         ) from None
     require_same_model(checkpoint, identity)
+    require_whole(checkpoint, hashes=False)
 
 
 def _check_existing(

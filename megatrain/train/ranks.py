@@ -59,7 +59,8 @@ def start_rank(config: Config) -> ParallelContext:
         if interface is not None:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     # What was asked for comes as such lines.
-    asked = config.deepspeed.comms_logger is not None or config.deepspeed.dump_state
+    comms = config.deepspeed.comms_logger
+    asked = (comms is not None and comms.enabled is not False) or config.deepspeed.dump_state
     _join(device, config.resilience.collective_timeout_s, logging.INFO if asked else logging.WARNING)
     return ParallelContext.create(config.parallel.tensor, device)
 

@@ -49,6 +49,12 @@ def test_one_checkpoint_can_be_named(three: Scene, call: Call) -> None:
         assert line.startswith(f"step-{step:08d}")
 
 
+def test_prune_counts_whole_checkpoints_alone(three: Scene, call: Call) -> None:
+    """The newest has a flipped byte, the oldest a broken manifest: what is left must be gone on from."""
+    assert call("checkpoint", "prune", "run", "--keep", "1").code == 0
+    assert "whole" in call("checkpoint", "verify", "run/checkpoints/step-00000020").out
+
+
 def test_diff(scene: Scene, call: Call) -> None:
     scene.checkpoint(20)
     scene.checkpoint(30)

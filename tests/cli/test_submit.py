@@ -66,6 +66,12 @@ def test_refused_before_anything_is_queued(
     assert scene.files() == before and not sbatch.exists()
 
 
+def test_the_signal_of_slurm_must_be_heard(scene: Scene, call: Call) -> None:
+    words = ("submit", "config.yaml", "--nodes", "1", "--time", "10", "--ranks-per-node", "2", "--dry-run")
+    ended = call(*words, "resilience.signals=[SIGTERM]")
+    assert ended.code == 2 and "must have SIGUSR1: SLURM sends it" in ended.err
+
+
 def test_dry_run_prints_and_writes_nothing(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
     before = scene.files()
     options = ("--partition", "long", "--account", "us", "--signal-before", 120, "--dry-run")

@@ -128,6 +128,12 @@ def test_weights_that_are_not_finite_are_work_that_failed(
             r"megatrain: .*(not finite numbers|values that are not finite).*\n", capsys.readouterr().err
         )
     assert not (run.folder / "export").exists()
+    (shard,) = data.glob("validation/*.arrow")
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    assert main(["evaluate", str(run.folder), "--split", "validation"]) == 1
+    assert re.fullmatch(r"megatrain: .*shard-00000\.arrow: shard damaged: .*\n", capsys.readouterr().err)
 
 
 def test_an_empty_prompt_is_refused(run: Run) -> None:

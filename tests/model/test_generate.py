@@ -66,6 +66,12 @@ def test_sampling_is_a_function_of_the_seed(model: Transformer) -> None:
     assert draw(3)[:10] == generate(model, PROMPT, max_new_tokens=10, temperature=1.0, seed=3)
 
 
+@pytest.mark.parametrize("temperature", [1e-9, 1e-40, 1e-300])
+def test_a_tiny_temperature_takes_the_likeliest(model: Transformer, temperature: float) -> None:
+    greedy = generate(model, PROMPT, max_new_tokens=5)
+    assert generate(model, PROMPT, max_new_tokens=5, temperature=temperature, top_p=0.9) == greedy
+
+
 def test_eos_ends_it_and_padding_rows_are_never_taken(model: Transformer) -> None:
     free = generate(model, PROMPT, max_new_tokens=20)
     eos = free[6]

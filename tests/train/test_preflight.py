@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from megatrain.checkpoint.belonging import require_whole
 from megatrain.checkpoint.manifest import Manifest, write_manifest
 from megatrain.checkpoint.place import LocalPlace
+from megatrain.checkpoint.read import Checkpoint
 from megatrain.data.tokenizer import MODEL_FILE, Tokenizer, save_tokenizer
 from megatrain.errors import FailedWork, UserError
 from megatrain.parallel.collectives import alike
@@ -134,6 +136,22 @@ def test_damage_is_told_before_a_launch(corpus: Path, tmp_path: Path) -> None:
     (older / "MANIFEST.json").write_text(sound)
     refused(r"step-00000002 is of another model", run_config(corpus, run, "model.dim=32"))
     prepare_run(config, 1)
+
+
+def test_weights_of_a_damaged_checkpoint_are_not_begun_with(corpus: Path, tmp_path: Path) -> None:
+    commit(tmp_path / "old", corpus)
+    (manifest,) = (tmp_path / "old").glob("checkpoints/*/MANIFEST.json")
+    source = f"checkpoint.load_weights_from={manifest.parent}"
+    prepare_run(run_config(corpus, tmp_path / "new", source), 1)
+    file = {"name": "a.safetensors", "bytes": 5, "xxh3": "0" * 32}
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "files": [file]}))
+    (manifest.parent / "a.safetensors").write_bytes(b"1234")
+    refused(r"damaged: a\.safetensors", run_config(corpus, tmp_path / "new", source), kind=FailedWork)
+    (manifest.parent / "a.safetensors").write_bytes(b"12345")
+    prepare_run(run_config(corpus, tmp_path / "new", source), 1)
+    checkpoint = Checkpoint(str(manifest.parent))
+    with pytest.raises(FailedWork, match=r"a\.safetensors: hash differs .*; name another"):
+        require_whole(checkpoint, hashes=True)
 
 
 def test_no_room(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
