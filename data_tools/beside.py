@@ -26,6 +26,7 @@ OWN_HASH = "own_xxh3"
 """Its key for the hash of all the rest of it."""
 UNFINISHED = "unfinished.txt"
 """Is there while a dataset is changed that was complete before."""
+OWN = (PREPARED, UNFINISHED)
 MEND = "prepare the dataset again or restore this file"
 Looks = Mapping[str, Any]
 
@@ -50,7 +51,8 @@ def looks_beside(folder: Path, known: Mapping[str, Looks]) -> dict[str, Looks]:
 def own_hash(record: Mapping[str, Any]) -> str:
     """The xxh3-128 of a record without its own hash, hex."""
     rest = {name: value for name, value in record.items() if name != OWN_HASH}
-    return xxhash.xxh3_128_hexdigest(json.dumps(rest, sort_keys=True).encode())
+    read = json.loads(json.dumps(rest))  # as it comes back from the file: every key is text, and so sorted
+    return xxhash.xxh3_128_hexdigest(json.dumps(read, sort_keys=True).encode())
 
 
 def _names(folder: Path) -> list[str]:
@@ -66,9 +68,6 @@ def _looks(folder: Path, name: str, known: Mapping[str, Looks]) -> Looks:
     if name in known and path.suffix in (".arrow", ".parquet"):
         return known[name]
     return {"bytes": path.stat().st_size, "xxh3": hash_file(path)}
-
-
-OWN = (PREPARED, UNFINISHED)
 
 
 def check_file(task: FileTask) -> str | None:

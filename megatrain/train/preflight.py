@@ -96,7 +96,8 @@ def prepare_run(config: Config, world: int, rank: int = 0) -> Prepared:
         _check_own_files(folder)
         require_reachable(place)
         for tier in config.checkpoint.tiers:
-            writable("checkpoint.tiers: folder", Path(tier.folder))
+            # On the nodes' own disks: this host may have none such, or not write there.
+            _home("checkpoint.tiers: folder", Path(tier.folder))
         existing = committed(place)
         _check_room(folder, place, config, len(existing))
         if existing:
@@ -226,8 +227,13 @@ def _check_room(folder: RunFolder, place: Place, config: Config, existing: int) 
 
 
 def writable(key: str, folder: Path) -> Path:
-    """The folder, or the one in which it would be made."""
+    """The folder, or the one in which it would be made. Raises UserError where nothing can be written."""
+    home = _home(key, folder)
+    require(os.access(home, os.W_OK), f"{key} ({folder}): {home} cannot be written; choose another folder")
+    return home
+
+
+def _home(key: str, folder: Path) -> Path:
     home = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     require(home.is_dir(), f"{key} ({folder}): {home} is a file; choose another folder")
-    require(os.access(home, os.W_OK), f"{key} ({folder}): {home} cannot be written; choose another folder")
     return home

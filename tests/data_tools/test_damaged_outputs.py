@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from data_tools import assemble, output, prepare
+from data_tools.beside import OWN_HASH, own_hash
 from data_tools.config import DataConfig
 from data_tools.packing import pack
 from data_tools.progress import Progress
@@ -203,6 +204,12 @@ def test_a_plan_that_was_cut_off_is_no_fault_and_a_stale_one_is(tree: dict[str, 
     assert told == f"{folder}/train/packing-64: the plan is of other shards; run `megatrain data pack` again"
     pack(folder / "train", 64)
     assert found(folder) == []
+
+
+def test_the_hash_of_a_record_is_that_of_what_is_read_again() -> None:
+    """Numbers as keys, of which there may be two digits, come back as text, which sorts otherwise."""
+    record = {"sizes": {2: 5, 10: 1}, "share": 0.1, "name": "春"}
+    assert own_hash(record) == own_hash({**json.loads(json.dumps(record)), OWN_HASH: "x"})
 
 
 def test_where_an_output_goes(tree: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -152,6 +153,22 @@ def test_weights_of_a_damaged_checkpoint_are_not_begun_with(corpus: Path, tmp_pa
     checkpoint = Checkpoint(str(manifest.parent))
     with pytest.raises(FailedWork, match=r"a\.safetensors: hash differs .*; name another"):
         require_whole(checkpoint, hashes=True)
+
+
+def test_a_tier_may_lie_on_disks_that_this_host_has_not(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        preflight.os, "access", lambda path, mode: str(path).startswith(str(tmp_path)) or mode != os.W_OK
+    )
+    tier = "checkpoint.tiers=[{folder: /local-disk-of-a-node/x, every: 1}]"
+    prepare_run(run_config(corpus, tmp_path / "run", tier), 1)
+    (tmp_path / "file").write_text("")
+    tier = f"checkpoint.tiers=[{{folder: {tmp_path}/file/x, every: 1}}]"
+    refused(
+        r"checkpoint\.tiers: folder \(.*/file/x\): .*/file is a file",
+        run_config(corpus, tmp_path / "run", tier),
+    )
 
 
 def test_no_room(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
