@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
 from data_tools.datasets.shards import processes_for
 from data_tools.progress import Progress
 from data_tools.workers import pool
@@ -17,13 +15,12 @@ from megatrain.data.dataset import TokenDataset
 from megatrain.data.manifest import MANIFEST, splits_in
 from megatrain.data.packing import plan_folder
 from megatrain.durable import hash_file
+from megatrain.records import OWN_HASH, own_hash
 
 PREPARED = "prepared.json"
 """The record, which comes last."""
 BESIDE = "beside"
 """Its key for what `looks_beside` gives."""
-OWN_HASH = "own_xxh3"
-"""Its key for the hash of all the rest of it."""
 UNFINISHED = "unfinished.txt"
 """Is there while a dataset is changed that was complete before."""
 OWN = (PREPARED, UNFINISHED)
@@ -46,13 +43,6 @@ def looks_beside(folder: Path, known: Mapping[str, Looks]) -> dict[str, Looks]:
     """Size and hash of every file that is no shard, by its name in the folder; `known` are those of an older
     record of the same folder."""
     return {name: _looks(folder, name, known) for name in _names(folder)}
-
-
-def own_hash(record: Mapping[str, Any]) -> str:
-    """The xxh3-128 of a record without its own hash, hex."""
-    rest = {name: value for name, value in record.items() if name != OWN_HASH}
-    read = json.loads(json.dumps(rest))  # as it comes back from the file: every key is text, and so sorted
-    return xxhash.xxh3_128_hexdigest(json.dumps(read, sort_keys=True).encode())
 
 
 def _names(folder: Path) -> list[str]:

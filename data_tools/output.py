@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data_tools.beside import BESIDE, OWN_HASH, PREPARED, UNFINISHED, looks_beside, own_hash
+from data_tools.beside import BESIDE, PREPARED, UNFINISHED, looks_beside
 from megatrain.durable import sync_folder, write_durably
 from megatrain.errors import FailedWork, UserError, require
+from megatrain.records import write_sealed
 
 
 def placed(output: str | Path) -> Path:
@@ -118,8 +119,7 @@ def mark_unfinished(folder: Path) -> None:
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Say what the folder holds, and that it is complete."""
     told = {**record, BESIDE: looks_beside(folder, record.get(BESIDE, {}))}
-    told = {**told, OWN_HASH: own_hash(told)}
-    write_durably(folder / PREPARED, (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
+    write_sealed(folder / PREPARED, told)
     (folder / UNFINISHED).unlink(missing_ok=True)
 
 

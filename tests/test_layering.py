@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A package imports only from the floors above its own line.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "durable", "remote", "settings"),
+    ("errors", "durable", "records", "remote", "settings"),
     ("config", "state", "faults"),
     ("parallel",),
     ("model", "data"),
@@ -24,10 +24,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 NEIGHBOURS: dict[tuple[str, str], str] = {
     ("__main__", "cli"): "python -m megatrain is the command line",
     ("remote", "errors"): "a URL that names nothing is the user's",
+    ("records", "durable"): "a record is put in place as any file",
     ("settings", "errors"): "what is wrong with a config is the user's",
     ("config", "faults"): "the points and actions that a config may name",
 }
-DATA_TOOLS_USES = {"data", "faults", "errors", "durable", "settings"}
+DATA_TOOLS_USES = {"data", "faults", "errors", "durable", "records", "settings"}
 HANDS_OVER_TO_DATA_TOOLS = "cli"
 
 FLOOR_OF = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from data_tools import assemble, output, prepare
-from data_tools.beside import OWN_HASH, own_hash
 from data_tools.config import DataConfig
 from data_tools.packing import pack
 from data_tools.progress import Progress
 from data_tools.verify import faults
 from megatrain.durable import hash_file
 from megatrain.errors import FailedWork, UserError
+from megatrain.records import OWN_HASH, own_hash
 
 QUIET = Progress(io.StringIO())
 
