@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from megatrain import __version__
 from megatrain.checkpoint.manifest import Manifest
 from megatrain.config import ModelConfig
+from megatrain.data.tokenizer import Tokenizer
 from megatrain.export.identity import SameTokenizer
 from megatrain.export.verify import Verified
 from megatrain.model.flops import count_parameters
@@ -46,8 +47,8 @@ print(tokenizer.decode(model.generate(**ids, max_new_tokens=50)[0]))
 - {tokenizer}
 - `sha256sum -c SHA256SUMS` checks the files.
 - Nothing is put before a prompt: training documents begin without BOS and end with EOS.
-- `split_special_tokens` is on: a prompt that contains `</s>` is text. Pass `split_special_tokens=False` to
-  write control tokens in text.
+- `{eos}` spelled in a text is the end of a document, one id: `tokenizer(text + tokenizer.eos_token)`. Pass
+  `split_special_tokens=True` for text of unknown origin: then it is text, as it was in training.
 {padding}{config}"""
 
 
@@ -67,7 +68,7 @@ def model_card(
     model: ModelConfig,
     *,
     dtype: str,
-    tokenizer_size: int,
+    tokenizer: Tokenizer,
     same: SameTokenizer,
     verified: Verified | None,
 ) -> str:
@@ -96,8 +97,10 @@ def model_card(
         dtype=dtype,
         logits=_logits(verified),
         tokenizer=f"The tokenizer encodes as the one of the training data does, checked on "
-        f"{same.texts:,} texts ({same.tokens:,} tokens).",
-        padding=_padding(model.vocab_size, tokenizer_size),
+        f"{same.texts:,} texts ({same.tokens:,} tokens); each of its {same.special:,} special tokens, and "
+        "each that is added to it, is one id.",
+        eos=tokenizer.piece(tokenizer.eos_id),
+        padding=_padding(model.vocab_size, tokenizer.vocab_size),
         config=_config(run.config_yaml),
     )
 

@@ -86,7 +86,7 @@ def export_hf(
             checkpoint.manifest,
             model,
             dtype=dtype,
-            tokenizer_size=tokenizer.vocab_size,
+            tokenizer=tokenizer,
             same=same,
             verified=verified,
         )

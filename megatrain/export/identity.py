@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from megatrain.data.tokenizer import Tokenizer
 from megatrain.errors import FailedWork
@@ -42,27 +43,34 @@ HARD_TEXTS = (
 )
 
 
+# What a user adds for chats, written as no vocabulary has it.
+ADDED = "<|megatrain check|>"
+
+
 @dataclass(frozen=True)
 class SameTokenizer:
     """What an identity was shown on."""
 
     texts: int
     tokens: int
+    special: int
+    """Special tokens of which each is one id where a text spells it."""
 
 
 def verify_tokenizer(
     folder: Path, tokenizer: Tokenizer, *, texts: Sequence[str] = (), random_texts: int = 500
 ) -> SameTokenizer:
-    """Encode hard, random and the given texts with the exported files, as any reader of them would, and
-    with the tokenizer itself.
+    """Encode hard, random and the given texts with the exported files and with the tokenizer itself.
 
-    Raises FailedWork naming the first text whose ids differ, or whose ids do not decode alike.
+    Raises FailedWork naming the first text whose ids differ, or whose ids do not decode alike, or a special
+    token that is not one id.
     """
     exported = extra.transformers().AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     exported.model_max_length = sys.maxsize  # or it warns of long texts, which no model reads here
     count = tokens = 0
-    # Imported files may add BOS and read special tokens in text, as their authors wanted; training did not.
-    plain = {"add_special_tokens": False, "split_special_tokens": True} if tokenizer.info.kind == "hf" else {}
+    # In training no text had BOS, and one that spelled `</s>` was text. Asked for in the call: stored in the
+    # files it would keep everybody from writing EOS.
+    plain = {"add_special_tokens": False, "split_special_tokens": True}
     for text in (*HARD_TEXTS, *texts, *_random_texts(tokenizer, random_texts)):
         ours, theirs = tokenizer.encode(text), exported(text, **plain)["input_ids"]
         if ours != theirs:
@@ -76,7 +84,36 @@ def verify_tokenizer(
                 f"{folder}: the exported tokenizer decodes {ours[:12]} as {decoded[:60]!r}, not {text[:60]!r}"
             )
         count, tokens = count + 1, tokens + len(ours)
-    return SameTokenizer(count, tokens)
+    return SameTokenizer(count, tokens, _verify_special(folder, exported, tokenizer))
+
+
+def _verify_special(folder: Path, exported: Any, tokenizer: Tokenizer) -> int:
+    """Return the number of special tokens. Raises FailedWork naming one that a text cannot spell."""
+
+    def require_ids(text: str, wanted: Sequence[int], what: str) -> None:
+        if (found := exported(text, add_special_tokens=False)["input_ids"]) != list(wanted):
+            raise FailedWork(
+                f"{folder}: {what} is not one id in the exported tokenizer: {text!r} gives {found[:12]}, "
+                f"not {list(wanted)[:12]}"
+            )
+
+    text, eos = "To be", tokenizer.piece(tokenizer.eos_id)
+    require_ids(f"{text}{eos}", [*tokenizer.encode(text), tokenizer.eos_id], f"EOS ({eos})")
+    special = tokenizer.special_tokens()
+    for token, id_ in special.items():
+        require_ids(token, [id_], token)
+    # Ordinary tokens are found after normalisation, in imported files as their authors wrote it.
+    kinds: list[dict[str, bool]] = [{"special_tokens": True}, {}]
+    for added in kinds[:1] if tokenizer.info.kind == "hf" else kinds:
+        token = f"{ADDED[:-1]}{len(exported)}>"
+        exported.add_tokens([token], **added)
+        id_ = exported.convert_tokens_to_ids(token)
+        found = exported(f"{text}{token}{text}", add_special_tokens=False)["input_ids"]
+        if found.count(id_) != 1:
+            raise FailedWork(
+                f"{folder}: a token added to the exported tokenizer, {token}, gives {found[:12]}"
+            )
+    return len(special)
 
 
 def _random_texts(tokenizer: Tokenizer, count: int) -> Iterator[str]:

@@ -45,6 +45,8 @@ def _copy(home: Path, out: Path, max_length: int) -> None:
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     # Code from elsewhere, and classes that build another tokenizer than the one in tokenizer.json.
     config.pop("auto_map", None)
+    # Nobody could write EOS at the end of a text, nor train it: what a text may spell is the caller's choice.
+    config.pop("split_special_tokens", None)
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
     config["model_max_length"] = max_length
     named = {"eos_token": tokenizer.eos_id, "bos_token": tokenizer.bos_id}
@@ -90,17 +92,16 @@ def fast_tokenizer(proto: Any) -> Any:
             byte_fallback=proto.trainer_spec.byte_fallback,
         )
     )
-    # No pre-tokenizer: Hugging Face's Metaspace does not prepend to a text that begins with a space.
     out.normalizer = t.normalizers.Sequence(_normalizers(t, proto.normalizer_spec))
     decoders = [t.decoders.Replace(SPACE, " "), t.decoders.ByteFallback(), t.decoders.Fuse()]
     if proto.normalizer_spec.add_dummy_prefix:
+        out.pre_tokenizer = t.pre_tokenizers.Sequence(_prefix(t))
         decoders.append(t.decoders.Strip(" ", 1, 0))
     out.decoder = t.decoders.Sequence(decoders)
     for id_, piece in _added(proto).items():
         token = t.AddedToken(piece.piece, normalized=_normalized(piece), special=piece.type != USER_DEFINED)
         _ = out.add_special_tokens([token]) if token.special else out.add_tokens([token])
         assert out.token_to_id(piece.piece) == id_, piece.piece
-    out.encode_special_tokens = True
     return out
 
 
@@ -131,9 +132,18 @@ def _normalizers(t: Any, spec: Any) -> list[Any]:
         out.append(n.Precompiled(spec.precompiled_charsmap))
     if spec.remove_extra_whitespaces:
         out += [n.Replace(t.Regex("^ +| +$"), ""), n.Replace(t.Regex(" {2,}"), " ")]
-    if spec.add_dummy_prefix:
-        out.append(n.Prepend(SPACE))
     return [*out, n.Replace(" ", SPACE)]
+
+
+def _prefix(t: Any) -> list[Any]:
+    """Put the space before a text, and only there.
+
+    Not by a normalizer: that would rewrite the tokens that a user adds, too, and then find them nowhere but
+    behind a space. And not by one Metaspace, which adds nothing to a text that begins with a space: here all
+    spaces are written as SPACE by now, so the first one always adds.
+    """
+    metaspace = t.pre_tokenizers.Metaspace
+    return [metaspace(" ", "first", split=False), metaspace(SPACE, "never", split=False)]
 
 
 def _added(proto: Any) -> dict[int, Any]:
@@ -171,8 +181,6 @@ def _config(proto: Any, max_length: int) -> dict[str, Any]:
         "add_prefix_space": proto.normalizer_spec.add_dummy_prefix,
         "clean_up_tokenization_spaces": False,
         "model_max_length": max_length,
-        # A text that contains `</s>` is text, as it was in training.
-        "split_special_tokens": True,
         "added_tokens_decoder": {
             str(id_): {
                 "content": piece.piece,

@@ -43,6 +43,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "eos_token": {"content": EOS},
         "chat_template": "{{ messages }}",
         "clean_up_tokenization_spaces": False,
+        "split_special_tokens": True,
     }
     (folder / "hub" / "tokenizer_config.json").write_text(json.dumps(config))
     make_tokenizer(folder / "tokenizer", TokenizerTraining(model=str(folder / "hub")), ())
