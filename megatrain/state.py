@@ -73,6 +73,7 @@ class Verdict(enum.Enum):
 
     FINE = "fine"
     NOT_FINITE = "not finite"
+    NO_TOKENS = "no token of the batch counts"
     LOSS_SPIKE = "loss spike"
     NORM_SPIKE = "gradient norm spike"
 

@@ -66,6 +66,7 @@ def _validation_loss(place: Place, name: str, retention: Retention) -> float | N
     if not retention.keep_best:
         return None
     try:
-        return read_manifest(place, name).validation_loss
+        # 0 is no loss of a model: older versions wrote it for an evaluation in which no token counted.
+        return read_manifest(place, name).validation_loss or None
     except (FailedWork, UserError):
         return None

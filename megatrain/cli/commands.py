@@ -14,6 +14,7 @@ from megatrain.errors import FailedWork, require
 
 if TYPE_CHECKING:
     from megatrain.state import RunFolder
+    from megatrain.train.preflight import Prepared
 
 
 def prepare(arguments: argparse.Namespace) -> int:
@@ -25,6 +26,7 @@ def prepare(arguments: argparse.Namespace) -> int:
 def check(arguments: argparse.Namespace) -> int:
     from megatrain.cluster.supervisor import planned_world
     from megatrain.config import load_config, to_yaml
+    from megatrain.train.passes import passes_lines
     from megatrain.train.preflight import prepare_run
 
     config = load_config(arguments.config, arguments.overrides)
@@ -43,6 +45,9 @@ def check(arguments: argparse.Namespace) -> int:
             },
         )
     )
+    for line in passes_lines(prepared.passes, config.train.steps, config.train.global_batch):
+        print(f"# {line}")
+    _warn_of(prepared)
     print(f"# {arguments.config}: good for {world} ranks")  # so that the whole can be read as a config
     return 0
 
@@ -53,7 +58,7 @@ def train(arguments: argparse.Namespace) -> int:
     from megatrain.train.preflight import prepare_run
 
     config = load_config(arguments.config, arguments.overrides)
-    prepare_run(config, planned_world(config))  # what is wrong is said here, before any rank starts
+    _warn_of(prepare_run(config, planned_world(config)))  # what is wrong is said before any rank starts
     return supervise(config, arguments.config.resolve(), arguments.overrides)
 
 
@@ -75,7 +80,7 @@ def submit(arguments: argparse.Namespace) -> int:
         account=arguments.account,
         signal_before_s=arguments.signal_before,
     )
-    prepare_run(config, request.ranks)  # what is wrong is said here, before anything waits in a queue
+    _warn_of(prepare_run(config, request.ranks))  # what is wrong is said before anything waits in a queue
     job = plan_job(config, arguments.config, arguments.overrides, request)
     if arguments.dry_run:
         print(f"{job.script}# {shlex.join(job.command)}")
@@ -116,13 +121,13 @@ def verify_resume(arguments: argparse.Namespace) -> int:
 def report(arguments: argparse.Namespace) -> int:
     from megatrain.observe.balance import read_balance
     from megatrain.observe.ledger import read_ledger, table
-    from megatrain.observe.report import draw_loss_curve
+    from megatrain.observe.report import draw_loss_curve, read_passes
     from megatrain.state import RunFolder
 
     folder = RunFolder(arguments.folder)
     require(folder.metrics.exists(), f"{folder.root}: no metrics.jsonl there; name the folder of a run")
     print(table(read_ledger(folder)))
-    for line in read_balance(folder):
+    for line in (*read_balance(folder), *read_passes(folder)):
         print(line)
     print(draw_loss_curve(folder, _baselines(folder)))
     return 0
@@ -151,12 +156,18 @@ def evaluate(arguments: argparse.Namespace) -> int:
     sources = list(next(iter(scores.results.values())))
     for source in sources:
         first = scores.results["model"][source]
-        print(f"\n{source}: {first.tokens:,} tokens, {first.bytes:,} bytes")
+        print(
+            f"\n{source}: {first.tokens:,} tokens, {first.bytes:,} bytes, "
+            + (f"{first.windows:,} of {first.of_windows:,} windows" if first.of_windows else "no window")
+        )
         for name, by_source in scores.results.items():
             result = by_source[source]
+            if result.loss is None or result.perplexity is None:
+                continue  # an average over nothing
+            bits = "-" if result.bits_per_byte is None else f"{result.bits_per_byte:.4f}"
             print(
                 f"  {name:<{width}}  loss {result.loss:7.4f}  perplexity {result.perplexity:9.2f}  "
-                f"bits per byte {result.bits_per_byte:.4f}"
+                f"bits per byte {bits}"
             )
     return 0
 
@@ -211,11 +222,18 @@ def _baselines(folder: RunFolder) -> dict[str, float]:
             path = folder.scores(split)
             try:
                 results = json.loads(path.read_text(encoding="utf-8"))["results"]
-                bits = {who: float(found["all"]["bits_per_byte"]) for who, found in results.items()}
+                found = {who: by_source["all"]["bits_per_byte"] for who, by_source in results.items()}
+                bits = {who: float(value) for who, value in found.items() if value is not None}
             except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
                 raise FailedWork(f"{path}: damaged ({error}); evaluate again, or remove it") from None
             return {f"{who}, {split} split": value for who, value in bits.items()}
     return {}
+
+
+def _warn_of(prepared: Prepared) -> None:
+    """Print what a person should know of the data before the run begins."""
+    for line in prepared.warnings:
+        print(f"megatrain: warning: {line}", file=sys.stderr)
 
 
 def _warn(damaged: tuple[str, ...]) -> None:

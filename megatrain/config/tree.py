@@ -204,7 +204,8 @@ class EvaluateConfig(Section):
     every: Count = 0
     """Steps between evaluations on the validation split; 0: never during training."""
     windows: PositiveInt | None = None
-    """At most this many windows of each source, evenly spaced; default: all."""
+    """At most this many windows of each source, evenly spaced; default: all. `all` weighs each source by its
+    size in the split, not by its windows evaluated."""
 
 
 class TierConfig(Section):

@@ -86,6 +86,18 @@ class TokenMixture:
         """Each once."""
         return list({id(m.dataset): m.dataset for m in self.members.values()}.values())
 
+    def without_window(self, sequence_length: int) -> list[str]:
+        """Return a line for each source that is too small for one window: what it has."""
+        lines = []
+        for name, member in self.members.items():
+            if not member.dataset.windows(member.source, sequence_length):
+                tokens, shards = (
+                    member.dataset.tokens(member.source),
+                    len(member.dataset.shards(member.source)),
+                )
+                lines.append(f"{name} has {tokens:,} tokens" + (f" in {shards} shards" if shards > 1 else ""))
+        return lines
+
     def verify_share(self, share: int, shares: int) -> None:
         """Re-hash every `shares`-th shard, from `share` on. Raises FailedWork naming a damaged one.
 
@@ -108,6 +120,18 @@ class TokenMixture:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer beside the shards."""
         return next(iter(self.members.values())).dataset.tokenizer()
+
+
+def require_windows(data: TokenMixture, split: Split, sequence_length: int) -> None:
+    """Raise UserError where no source of an evaluated split has a window: there would be no loss."""
+    small = data.without_window(sequence_length)
+    require(
+        len(small) < len(data.sources),
+        f"{data.folder}: no source of the {split} split has a window of data.sequence_length "
+        f"({sequence_length}) + 1 tokens: {', '.join(small[:4])}{' ...' if small[4:] else ''}; prepare again "
+        f"with a larger split.{split}, lower data.sequence_length"
+        + (", or set evaluate.every=0" if split == "validation" else ""),
+    )
 
 
 def cache_of(config: DataConfig) -> Cache:

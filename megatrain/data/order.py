@@ -132,6 +132,19 @@ class SampleOrder:
             window[here] = self._permute(number[here] % size, size, keys)
         return Located(source, window, epoch)
 
+    def drawn(self, count: int) -> dict[str, int]:
+        """Return how many of the first `count` samples are of each source."""
+        totals = dict.fromkeys(self.sources, 0)
+        for number, mixing in enumerate(self._mixings):
+            last = self._mixings[number + 1].first if number + 1 < len(self._mixings) else count
+            blocks, rest = divmod(max(0, min(last, count) - mixing.first), BLOCK)
+            begun = np.bincount(
+                self._table(number, 0 if not rest else blocks).source[:rest], minlength=len(totals)
+            )
+            for which, name in enumerate(self.sources):
+                totals[name] += blocks * int(mixing.slots[which]) + int(begun[which])
+        return totals
+
     def _numbers(self, samples: Ints) -> tuple[Ints, Ints]:
         """The source of each sample, and how many of that source come before it."""
         phases = np.searchsorted(self._firsts, samples, side="right") - 1

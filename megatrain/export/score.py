@@ -15,11 +15,11 @@ import torch
 from megatrain.config import Config
 from megatrain.data.batch import Batch
 from megatrain.data.loader import sequential_batches
-from megatrain.data.mixture import Split, TokenMixture
+from megatrain.data.mixture import Split, TokenMixture, require_windows
 from megatrain.data.tokenizer import Tokenizer
 from megatrain.durable import replacing
 from megatrain.errors import FailedWork, require
-from megatrain.evaluate.loss import ALL, HeldOut, as_records, evaluate_loss, held_out
+from megatrain.evaluate.loss import ALL, HeldOut, Sums, as_records, evaluate_loss, summary
 from megatrain.evaluate.ngram import NgramModel
 from megatrain.export.generate import load_source
 from megatrain.export.source import Source, find_source
@@ -66,6 +66,7 @@ def score(
     require(config is not None, f"{where}: the run's config is not beside it; name it with --config")
     assert config is not None
     data = TokenMixture.open(config.data, split)
+    require_windows(data, split, config.data.sequence_length)
     if config.data.verify == "hash":
         data.verify_share(0, 1)
     tokenizer = Tokenizer.load(source.tokenizer_folder)
@@ -92,7 +93,12 @@ def score(
             document_mask=config.data.document_mask,
             windows=windows,
         )
-    if not all(math.isfinite(result.loss) for result in own.values()):
+    require(
+        own[ALL].tokens > 0,
+        f"{data.folder}: no token of the {split} split is a label that counts, so there is no loss; give the "
+        "split more documents",
+    )
+    if not all(result.loss is None or math.isfinite(result.loss) for result in own.values()):
         raise FailedWork(
             f"{source.folder}: the loss of the {split} split is not a finite number: the weights are not, or "
             "overflow; take an older checkpoint"
@@ -121,18 +127,25 @@ def _baselines(
     if config.data.verify == "hash":
         train.verify_share(0, 1)
     length = config.data.sequence_length
-    limit = MAX_BASELINE_TOKENS // length // len(train.sources)
-    seen = np.concatenate([_stream(train, name, config, limit)[0] for name in train.sources])
+    limit = max(1, MAX_BASELINE_TOKENS // length // len(train.sources))
+    texts = [_stream(train, name, config, limit)[0] for name in train.sources if train.windows(name, length)]
+    seen = np.concatenate([np.empty(0, np.int64), *texts])
+    require(
+        len(seen),
+        f"--baselines: {train.folder}: no source has a window of data.sequence_length ({length}) + 1 tokens "
+        "with a label that counts, so there is nothing to count n-grams in",
+    )
     held = {name: _stream(data, name, config, windows) for name in data.sources if data.windows(name, length)}
-    results = {}
+    results: dict[str, dict[str, HeldOut]] = {}
     for name, order in NGRAMS.items():
         model = NgramModel.fit(seen, order=order, vocab_size=data.vocab_size, eos_id=data.eos_id)
-        sums = {}
+        sums = dict.fromkeys(data.sources, Sums())
         for source, (tokens, counted) in held.items():
             nats = model.bits(tokens, counted) * float(np.log(2))
-            sums[source] = (nats, int(counted.sum()), int(byte_lengths[tokens[counted]].sum()))
-        sums[ALL] = tuple(map(sum, zip(*sums.values(), strict=True)))  # type: ignore[assignment]
-        results[name] = {source: held_out(*values) for source, values in sums.items()}
+            size, present = int(byte_lengths[tokens[counted]].sum()), data.windows(source, length)
+            taken = present if windows is None else min(windows, present)
+            sums[source] = Sums(nats, int(counted.sum()), size, taken, present)
+        results[name] = summary(sums)
     return results
 
 
@@ -166,4 +179,6 @@ def _stream(
             tokens.append(labels)
             counted.append(mask)
             last = labels[-1]
+    if not tokens:
+        return np.empty(0, np.int64), np.empty(0, np.bool_)
     return np.concatenate(tokens), np.concatenate(counted)

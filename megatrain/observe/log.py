@@ -7,7 +7,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ import torch
 from megatrain.config import Config
 from megatrain.observe.ledger import Ledger, read_ledger
 from megatrain.observe.metrics import Circumstances, Hardware, Record, event_record, step_record
-from megatrain.observe.sinks import JsonLines, Sink, Terminal
+from megatrain.observe.sinks import JsonLines, Results, Sink, Terminal
 from megatrain.observe.wandb_sink import WandbSink, wandb_mode
 from megatrain.state import Event, RunFolder, RunState, StepResult
 
@@ -76,8 +76,9 @@ class RunLog:
         """The run ends by this, at the step that was told of last."""
         self.event(Event.FAIL, self._step, cause)
 
-    def evaluation(self, state: RunState, results: Mapping[str, Mapping[str, float]]) -> None:
-        """`results`: source, or "all", → {"loss": ..., "perplexity": ..., "bits_per_byte": ..., ...}."""
+    def evaluation(self, state: RunState, results: Results) -> None:
+        """`results`: source, or "all", → {"loss": ..., "perplexity": ..., "bits_per_byte": ..., ...}; None
+        is an average over nothing."""
         if not self._sinks:
             return
         details = {"consumed_tokens": state.consumed_tokens, "attempt": state.attempt}

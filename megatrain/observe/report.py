@@ -36,6 +36,22 @@ def read_evaluations(folder: RunFolder) -> list[Record]:
     )
 
 
+def read_passes(folder: RunFolder) -> list[str]:
+    """Return a line on the passes over each source, as the newest start of the run has logged them."""
+    starts = (Event.START.value, Event.RESUME.value)
+    newest = None
+    for record in read_lines(folder.events):
+        if record.get("event") in starts and isinstance(record.get("passes"), dict):
+            newest = record["passes"]
+    numbers = {str(name): value for name, value in (newest or {}).items() if isinstance(value, int | float)}
+    if not numbers:
+        return []
+    return [
+        "passes over the data up to train.steps: "
+        + ", ".join(f"{name} {n:,.1f}" for name, n in numbers.items())
+    ]
+
+
 def draw_loss_curve(folder: RunFolder, baselines: Mapping[str, float] | None = None) -> Path:
     """Draw RUN/loss.png: the loss of training and validation over the steps; gives its path.
 
@@ -47,7 +63,7 @@ def draw_loss_curve(folder: RunFolder, baselines: Mapping[str, float] | None = N
     from matplotlib.figure import Figure
 
     metrics, evaluations = read_metrics(folder), read_evaluations(folder)
-    with_bits = [record for record in evaluations if "bits_per_byte" in _overall(record)]
+    with_bits = [record for record in evaluations if _overall(record).get("bits_per_byte") is not None]
     panels = 2 if with_bits else 1
     figure = Figure(figsize=(6.4 * panels, 4.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
@@ -122,7 +138,9 @@ def _draw_loss(axis: Any, metrics: Sequence[Record], evaluations: Sequence[Recor
             steps, smooth(loss, window), color=INK, linewidth=1.6, label=f"training, mean of {window} steps"
         )
     points = [
-        (record["step"], _overall(record)["loss"]) for record in evaluations if "loss" in _overall(record)
+        (record["step"], _overall(record)["loss"])
+        for record in evaluations
+        if _overall(record).get("loss") is not None
     ]
     if points:
         axis.plot(

@@ -11,8 +11,8 @@ from typing import Protocol, TextIO
 
 from megatrain.observe.metrics import Record, as_json
 
-Results = Mapping[str, Mapping[str, float]]
-"""Of an evaluation: source (or "all") → name of the number → number."""
+Results = Mapping[str, Mapping[str, float | None]]
+"""Numbers of an evaluation: source (or "all") → name → number; None is an average over nothing."""
 
 
 class Sink(Protocol):
@@ -113,6 +113,8 @@ class Terminal:
         width = max((len(name) for name in results), default=0)
         for name, numbers in results.items():
             columns = " | ".join(f"{_words(key)} {_short(value)}" for key, value in numbers.items())
+            if numbers.get("of_windows") == 0:
+                columns = "no window: not evaluated"
             self._print(
                 self._styled("36", f"evaluation at step {record['step']} | {name:<{width}} | {columns}")
             )
@@ -183,5 +185,7 @@ def _words(key: str) -> str:
     return key.replace("_", " ")
 
 
-def _short(value: float) -> str:
+def _short(value: float | None) -> str:
+    if value is None:  # an average over nothing
+        return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

@@ -82,7 +82,8 @@ class WandbSink:
 
     def write_evaluation(self, record: Record, results: Results) -> None:
         numbers = {f"validation/{name}/{key}": v for name, row in results.items() for key, v in row.items()}
-        self._put({"step": record["step"], **numbers})
+        known = {key: value for key, value in numbers.items() if value is not None}
+        self._put({"step": record["step"], **known})
 
     def complaint(self) -> str | None:
         with self._lock:

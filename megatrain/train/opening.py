@@ -175,6 +175,11 @@ def _begin(
         store.forget(lambda stored: belongs(stored, records))
     for damaged in found.damaged:
         log.event(Event.FAULT, state.step, f"checkpoint passed over: {damaged}")
+    about = {
+        "attempt": attempt,
+        "layout": prepared.identity.layout,
+        "passes": {one.source: round(one.passes, 3) for one in prepared.passes},
+    }
     if found.name is not None:
         checkpoint = store.open(found, engine.held())
         stored = checkpoint.manifest.state
@@ -187,8 +192,7 @@ def _begin(
             Event.RESUME,
             state.step,
             str(checkpoint),
-            attempt=attempt,
-            layout=prepared.identity.layout,
+            **about,
             startup_s=age_s(),
         )
     elif config.checkpoint.load_weights_from is not None:
@@ -202,12 +206,11 @@ def _begin(
             Event.START,
             0,
             f"weights of {source}",
-            attempt=attempt,
-            layout=prepared.identity.layout,
+            **about,
             startup_s=age_s(),
         )
     else:
-        log.event(Event.START, 0, "", attempt=attempt, layout=prepared.identity.layout, startup_s=age_s())
+        log.event(Event.START, 0, "", **about, startup_s=age_s())
     return leaving_out(state, records)
 
 

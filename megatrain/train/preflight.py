@@ -19,7 +19,7 @@ from megatrain.checkpoint.commit import Identity
 from megatrain.checkpoint.place import LocalPlace, Place, place_of_run, require_reachable
 from megatrain.checkpoint.read import Checkpoint, committed
 from megatrain.config import Config, Derived, derive
-from megatrain.data.mixture import TokenMixture
+from megatrain.data.mixture import TokenMixture, require_windows
 from megatrain.data.order import SampleOrder
 from megatrain.data.tokenizer import Tokenizer
 from megatrain.data.training import TrainingSamples
@@ -28,6 +28,7 @@ from megatrain.model.flops import count_parameters
 from megatrain.resilience.lease import read_holder
 from megatrain.resilience.timeline import read_records
 from megatrain.state import RunFolder, RunState
+from megatrain.train.passes import Passes, passes_over, warnings_of
 
 # What the parts of a data fingerprint stand for.
 ORDER = (
@@ -56,6 +57,10 @@ class Prepared:
     folder: RunFolder
     place: Place
     """Of the checkpoints."""
+    passes: tuple[Passes, ...]
+    """Of the whole run over each source."""
+    warnings: tuple[str, ...]
+    """Lines on the data that a person should read before the run begins."""
 
 
 def prepare_run(config: Config, world: int, rank: int = 0) -> Prepared:
@@ -66,6 +71,8 @@ def prepare_run(config: Config, world: int, rank: int = 0) -> Prepared:
     share = {"share": rank, "shares": world if rank else 1}
     train = TokenMixture.open(config.data, "train", **share)
     validation = TokenMixture.open(config.data, "validation", **share) if config.evaluate.every else None
+    if validation is not None:
+        require_windows(validation, "validation", config.data.sequence_length)
     tokenizer = _tokenizer(config, train)
     padded, tensor = tokenizer.info.padded_vocab_size or tokenizer.vocab_size, config.parallel.tensor
     require(
@@ -76,6 +83,7 @@ def prepare_run(config: Config, world: int, rank: int = 0) -> Prepared:
     samples = TrainingSamples(train, config.data)
     order = samples.order(config.run.seed)
     samples.require_room(order.sources)
+    passes = passes_over(order, config.train.steps, config.train.global_batch)
     fingerprint = samples.fingerprint(order)
     layout = {
         "world": world,
@@ -105,7 +113,18 @@ def prepare_run(config: Config, world: int, rank: int = 0) -> Prepared:
         elif config.checkpoint.load_weights_from is not None:
             _check_weights(config.checkpoint.load_weights_from, identity)
     return Prepared(
-        derived, train, validation, samples, order, tokenizer, fingerprint, identity, folder, place
+        derived,
+        train,
+        validation,
+        samples,
+        order,
+        tokenizer,
+        fingerprint,
+        identity,
+        folder,
+        place,
+        passes,
+        warnings_of(passes, train, validation, config.data.sequence_length),
     )
 
 

@@ -32,7 +32,8 @@ def must_go_back(session: Session, state: RunState, result: StepResult) -> bool:
     samples = list(bad_samples(replace(state, skipped_in_row=1), result.samples))
     numbers = {"loss": result.loss, "grad_norm": result.grad_norm}
     session.log.event(Event.SKIP, state.step, cause, **numbers, samples=samples)
-    action = config.not_finite if result.verdict is Verdict.NOT_FINITE else config.spikes.action
+    actions = {Verdict.NOT_FINITE: config.not_finite, Verdict.NO_TOKENS: "skip"}
+    action = actions.get(result.verdict, config.spikes.action)
     if action == "skip":
         if row < config.max_skipped_in_row:
             return False

@@ -19,7 +19,7 @@ from megatrain.checkpoint.tier import MAIN
 from megatrain.config import Config
 from megatrain.data.loader import Loader
 from megatrain.errors import FailedWork
-from megatrain.evaluate.loss import evaluate_loss
+from megatrain.evaluate.loss import ALL, as_records, evaluate_loss
 from megatrain.observe.log import RunLog
 from megatrain.observe.samples import SampleLog
 from megatrain.parallel.collectives import broadcast_object
@@ -150,8 +150,9 @@ class Session:
     def _named(self, one: Straggler) -> str:
         return f"rank {one.rank} on {self.hosts[one.rank]}"
 
-    def evaluate(self, state: RunState) -> float:
-        """Collective. Loss on the validation split, told to the log; gives that over all sources."""
+    def evaluate(self, state: RunState) -> float | None:
+        """Collective. Log the loss on the validation split, and return that over all sources; None where no
+        token counted."""
         assert self.prepared.validation is not None
         self.engine.deepspeed.eval()
         results = evaluate_loss(
@@ -165,8 +166,8 @@ class Session:
             windows=self.config.evaluate.windows,
         )
         self.engine.deepspeed.train()
-        self.log.evaluation(state, {source: vars(result) for source, result in results.items()})
-        return results["all"].loss
+        self.log.evaluation(state, as_records(results))
+        return results[ALL].loss
 
     def check_replicas(self, state: RunState) -> None:
         """Collective. Raises FailedWork, and says which rank it is, when one holds other weights than it

@@ -52,9 +52,10 @@ def train_step(
 ) -> StepResult:
     """Collective. One optimizer step on one global batch of `samples` samples.
 
-    A batch whose loss and gradient norm `judge` does not find fine leaves the weights as they were, on all
-    ranks alike. updates: made before by this rank; saving: it still writes a checkpoint; clock: is kept
-    from step to step. Raises FailedWork when the ranks have made different numbers of updates.
+    A batch whose loss and gradient norm `judge` does not find fine, or none of whose tokens counts, leaves
+    the weights as they were, on all ranks alike. updates: made before by this rank; saving: it still writes a
+    checkpoint; clock: is kept from step to step. Raises FailedWork when the ranks have made different numbers
+    of updates.
     """
     started = time.perf_counter()
     engine.set_learning_rate(learning_rate)
@@ -85,7 +86,11 @@ def train_step(
         saving=saving,
     )
     judged_loss = agreed.loss if agreed.finite else math.nan
-    engine.update(lambda norm: judge(judged_loss, norm) is Verdict.FINE)
+
+    def judged(norm: float) -> Verdict:
+        return judge(judged_loss, norm) if valid else Verdict.NO_TOKENS
+
+    engine.update(lambda norm: judged(norm) is Verdict.FINE)
     grad_norm = engine.grad_norm
     clock.end()
     return StepResult(
@@ -94,7 +99,7 @@ def train_step(
         learning_rate=learning_rate,
         samples=samples,
         valid_tokens=valid,
-        verdict=judge(judged_loss, grad_norm),
+        verdict=judged(grad_norm),
         step_s=time.perf_counter() - started,
         data_wait_s=agreed.data_wait_s,
         stop=Stop.PREEMPTED if agreed.wish.preempt else Stop.ASKED if agreed.wish.stop else None,
@@ -153,7 +158,7 @@ def agree(
         )
     # tensor-parallel neighbours have the same loss: one of them counts
     losses = rows[:: context.tensor.size, 0]
-    loss = math.fsum(losses.tolist()) / max(1, valid)
+    loss = math.fsum(losses.tolist()) / valid if valid else math.nan  # an average over nothing
     asked = rows[:, 1:4].amax(dim=0).tolist()
     return Agreed(
         loss=loss,

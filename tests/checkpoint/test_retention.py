@@ -39,6 +39,14 @@ def test_laws(losses: dict[int, float | None], keep: int, every: int | None, bes
     assert len(kept) <= keep + best + sum(every is not None and step % every == 0 for step in losses)
 
 
+def test_a_loss_over_nothing_is_not_the_best(tmp_path: Path) -> None:
+    """Older versions stored 0 for an evaluation in which no token counted."""
+    place = LocalPlace(tmp_path)
+    for step, loss in ((10, 2.0), (20, 0.0), (30, None), (40, None)):
+        commit(place, step, loss)
+    assert superfluous_folders(place, Retention(1, keep_best=1)) == ["step-00000020", "step-00000030"]
+
+
 def commit(place: LocalPlace, step: int, validation: float | None = None) -> None:
     state = RunState(seed=1, data_fingerprint="d", step=step)
     manifest = Manifest(state, {}, "t", {}, {}, None, validation, "now", (), {})

@@ -49,6 +49,7 @@ def test_every_window_once_an_epoch_and_epochs_one_after_the_other(order: Sample
         mine = located.source == number
         epoch, window = located.epoch[mine], located.window[mine]
         assert (np.diff(epoch) >= 0).all()
+        assert order.drawn(BLOCK + 5000)[order.sources[number]] == len(epoch)
         whole = len(epoch) // size
         assert np.array_equal(epoch, np.arange(len(epoch)) // size)
         by_epoch = np.sort(window[: whole * size].reshape(whole, size), axis=1)

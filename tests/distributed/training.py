@@ -131,8 +131,16 @@ def fresh_state(config: Config) -> RunState:
     return RunState(seed=config.run.seed, data_fingerprint="data")
 
 
-def one_step(engine: Engine, config: Config, state: RunState) -> tuple[RunState, Record]:
+def one_step(
+    engine: Engine, config: Config, state: RunState, *, masked: bool = False
+) -> tuple[RunState, Record]:
     batch = batch_at(state.consumed_samples, config, engine.context.data.rank, engine.context.data.size)
+    if masked:
+        micro = [
+            dataclasses.replace(one, loss_mask=torch.zeros_like(one.loss_mask), valid_tokens=0)
+            for one in batch.micro_batches
+        ]
+        batch = dataclasses.replace(batch, micro_batches=tuple(micro), valid_tokens=0)
     rate = learning_rate(state.step, config.schedule, config.train.steps)
     samples, judge = config.train.global_batch, judge_after(state.window, config.resilience.spikes)
     result = train_step(engine, batch, rate, Wish(), samples=samples, judge=judge)
@@ -299,8 +307,8 @@ class BadEngine(Engine):
 def train_with_bad_step(
     config: Config, context: ParallelContext, bad: dict[int, str | None], count: int
 ) -> dict[str, Any]:
-    """At the steps in `bad`, one rank has a loss or gradient that is not finite; None leaves the step out
-    altogether, as a run without that batch does."""
+    """At the steps in `bad`, one rank has a loss or gradient that is not finite; "masked": no token of the
+    batch counts; None leaves the step out altogether, as a run without that batch does."""
     engine = open_engine(config, context)
     state, records = fresh_state(config), []
     for number in range(count):
@@ -311,10 +319,10 @@ def train_with_bad_step(
             )
             continue
         chosen = engine
-        if number in bad:
+        if number in bad and bad[number] != "masked":
             engine.model.__dict__["calls"] = 0
             parts = {f.name: getattr(engine, f.name) for f in dataclasses.fields(engine)}
             chosen = BadEngine(**parts, where=str(bad[number]))
-        state, record = one_step(chosen, config, state)
+        state, record = one_step(chosen, config, state, masked=bad.get(number) == "masked")
         records.append(record)
     return {"records": records, "digest": digest(engine), "state": state}

@@ -13,7 +13,7 @@ import torch
 from megatrain.config import Config
 from megatrain.data.batch import Batch
 from megatrain.data.mixture import TokenMixture
-from megatrain.evaluate.loss import HeldOut, as_records, evaluate_loss, held_out
+from megatrain.evaluate.loss import Sums, as_records, evaluate_loss, held_out, summary
 from megatrain.model import LossSum
 from megatrain.parallel.context import ParallelContext
 from tests.distributed.corpus import run_config
@@ -92,14 +92,45 @@ def test_ranks_and_micro_batches_do_not_matter(corpus: Path, tmp_path: Path) -> 
 
 def test_figures() -> None:
     """Uniform over 256 bytes is 8 bits a byte; a loss beyond floats' exponents stays a number."""
-    assert held_out(10 * math.log(256), 10, 10) == HeldOut(
-        pytest.approx(math.log(256)), pytest.approx(256), pytest.approx(8), 10, 10
+    found = held_out(Sums(10 * math.log(256), 10, 10))
+    assert (found.loss, found.perplexity, found.bits_per_byte) == (
+        pytest.approx(math.log(256)),
+        pytest.approx(256),
+        pytest.approx(8),
     )
-    assert math.isfinite(held_out(1e9, 1, 1).perplexity)
-    assert held_out(0.0, 0, 0).loss == 0.0
+    assert math.isfinite(held_out(Sums(1e9, 1, 1)).perplexity or math.nan)
 
 
-def test_a_source_without_a_window_is_left_out(corpus: Path, tmp_path: Path) -> None:
+def test_an_average_over_nothing_is_no_number() -> None:
+    """Neither the loss over no token nor the bits of no byte; "all" says over how many it is."""
+    nothing = held_out(Sums(0.0, 0, 0, 3, 3))
+    assert (nothing.loss, nothing.perplexity, nothing.bits_per_byte) == (None, None, None)
+    no_bytes = held_out(Sums(2.0, 4, 0, 1, 1))
+    assert no_bytes.loss == 0.5 and no_bytes.bits_per_byte is None
+    found = summary({"a": Sums(6.0, 2, 8, 1, 1), "b": Sums()})
+    assert found["b"].loss is None and found["b"].tokens == 0
+    assert found["all"].loss == 3.0 and (found["all"].windows, found["all"].of_windows) == (1, 1)
+    assert summary({"b": Sums()})["all"].loss is None and summary({})["all"].loss is None
+
+
+def test_all_is_the_same_average_however_many_windows_are_taken(corpus: Path, tmp_path: Path) -> None:
+    """A source that is two thirds of the split weighs two thirds, also where each gives as many windows."""
+    few = summary({"big": Sums(20.0, 10, 30, 1, 73), "small": Sums(40.0, 10, 50, 1, 27)})
+    assert few["all"].loss == pytest.approx(0.73 * 2 + 0.27 * 4, rel=1e-12)
+    assert few["all"].bits_per_byte == pytest.approx((73 * 20 + 27 * 40) / (73 * 30 + 27 * 50) / math.log(2))
+    assert (few["all"].tokens, few["all"].windows, few["all"].of_windows) == (20, 2, 100)
+    config = run_config(corpus, tmp_path)
+    whole = evaluate(config, ParallelContext.single(), 3, None)
+    most = max(result.of_windows for result in whole.values())
+    assert evaluate(config, ParallelContext.single(), 3, most) == whole
+    capped = evaluate(config, ParallelContext.single(), 3, whole["verse"].windows)
+    shares = {name: whole[name].of_windows / whole["all"].of_windows for name in ("prose", "verse")}
+    assert shares["prose"] > 0.6 and capped["prose"].windows == capped["verse"].windows
+    expected = sum(share * capped[name].loss for name, share in shares.items())
+    assert capped["all"].loss == pytest.approx(expected, rel=1e-3), "but for the labels that are masked"
+
+
+def test_a_source_without_a_window_has_no_average(corpus: Path, tmp_path: Path) -> None:
     config = run_config(corpus, tmp_path)
     data = TokenMixture.open(config.data, "test")
     length = 1 + max(data.windows(source, 1) for source in data.sources)
@@ -113,4 +144,5 @@ def test_a_source_without_a_window_is_left_out(corpus: Path, tmp_path: Path) -> 
         document_mask=True,
         windows=None,
     )
-    assert list(found) == ["all"] and found["all"].tokens == 0
+    assert list(found) == ["prose", "verse", "all"]
+    assert all(result.loss is None and result.tokens == result.windows == 0 for result in found.values())

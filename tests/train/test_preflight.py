@@ -21,6 +21,7 @@ from megatrain.parallel.collectives import alike
 from megatrain.parallel.context import ParallelContext
 from megatrain.state import RunFolder, RunState, checkpoint_name
 from megatrain.train import preflight
+from megatrain.train.passes import passes_lines
 from megatrain.train.preflight import prepare_run
 from tests.distributed.corpus import make_corpus, run_config
 
@@ -47,6 +48,7 @@ def test_a_sound_run_writes_nothing(corpus: Path, tmp_path: Path) -> None:
     assert prepared.train.sources == ("prose", "verse") and prepared.validation is not None
     assert prepared.identity.layout == {"world": 2, "tensor": 1, "data": 2, "zero": 1}
     assert not (tmp_path / "run").exists()
+    assert not prepared.warnings and sum(one.drawn for one in prepared.passes) == 50
     assert prepare_run(run_config(corpus, tmp_path / "run"), 4).fingerprint == prepared.fingerprint
 
 
@@ -59,6 +61,13 @@ def test_data_and_tokenizer(corpus: Path, tmp_path: Path) -> None:
         run_config(corpus, run, "model.vocab_size=300"),
     )
     refused(r"smaller than one sample", run_config(corpus, run, "data.sequence_length=100000"))
+    short = ("evaluate.every=4", "checkpoint.keep_best=1", "data.sequence_length=2000")
+    refused(
+        r"no source of the validation split has a window of data\.sequence_length \(2000\) \+ 1 tokens: "
+        r"prose has [\d,]+ tokens, verse has [\d,]+ tokens; .*evaluate\.every=0",
+        run_config(corpus, run, *short),
+    )
+    prepare_run(run_config(corpus, run, *short[2:]), 1)
     refused(
         r"parallel\.tensor \(2\) must divide the number of ranks \(3\)",
         run_config(corpus, run, "parallel.tensor=2", "model.kv_heads=2"),
@@ -71,6 +80,30 @@ def test_data_and_tokenizer(corpus: Path, tmp_path: Path) -> None:
     refused(rf"{shard}: shard cut short or changed", run_config(copy, run))
     (copy / "tokenizer" / MODEL_FILE).write_bytes(b"torn")
     assert not run.exists()
+
+
+def test_passes_over_the_data_are_counted_and_absurd_ones_refused(corpus: Path, tmp_path: Path) -> None:
+    many = prepare_run(run_config(corpus, tmp_path, "train.steps=1000"), 1)
+    assert [(one.source, one.drawn) for one in many.passes] == [("prose", 3327), ("verse", 1673)]
+    assert many.warnings[0].startswith(
+        "passes over the data: prose 12.0, verse 12.3: beyond 4, repeated text"
+    )
+    assert passes_lines(many.passes, 1000, 5)[0] == (
+        "prose: 3,327 of 5,000 samples (1,000 steps x 5), 12.0 passes over 278"
+    )
+    for steps in ("99999999999", str(10**30)):
+        refused(
+            r"train\.steps \([\d,]+\) .* makes [\d,]+ passes over the 414 samples of the data, at most",
+            run_config(corpus, tmp_path, f"train.steps={steps}"),
+        )
+
+
+def test_a_source_without_a_validation_window_is_named_before_the_run(corpus: Path, tmp_path: Path) -> None:
+    config = run_config(corpus, tmp_path, "evaluate.every=4", "data.sequence_length=800")
+    assert prepare_run(config, 1).warnings == (
+        "validation: verse has 739 tokens, but a window takes data.sequence_length (800) + 1: it is not "
+        "evaluated",
+    )
 
 
 def test_a_foreign_tokenizer(corpus: Path, tmp_path: Path) -> None:
