@@ -46,7 +46,7 @@ def parse_record(text: bytes | str) -> dict[str, Any]:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
-        tree = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+        tree = _DECODER.decode(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(tree, dict):
@@ -94,3 +94,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(tree) != len(pairs):
         raise ValueError("a key occurs twice")
     return tree
+
+
+# Made once: json.loads with hooks makes a decoder for each text, which takes as long as a short record.
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_no_duplicates)

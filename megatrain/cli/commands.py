@@ -4,7 +4,6 @@ needed."""
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -119,17 +118,26 @@ def verify_resume(arguments: argparse.Namespace) -> int:
 
 
 def report(arguments: argparse.Namespace) -> int:
-    from megatrain.observe.balance import read_balance
-    from megatrain.observe.ledger import read_ledger, table
-    from megatrain.observe.report import draw_loss_curve, read_passes
+    from megatrain.observe.balance import balance
+    from megatrain.observe.history import read_history
+    from megatrain.observe.ledger import ledger_of, table
+    from megatrain.observe.report import draw_loss_curve, passes
     from megatrain.state import RunFolder
 
     folder = RunFolder(arguments.folder)
-    require(folder.metrics.exists(), f"{folder.root}: no metrics.jsonl there; name the folder of a run")
-    print(table(read_ledger(folder)))
-    for line in (*read_balance(folder), *read_passes(folder)):
+    require(folder.metrics.is_file(), f"{folder.root}: no metrics.jsonl there; name the folder of a run")
+    history = read_history(folder)
+    print(table(ledger_of(history)))
+    for line in (*balance(history), *passes(history)):
         print(line)
-    print(draw_loss_curve(folder, _baselines(folder)))
+    if history.steps.stale:
+        print(f"{history.steps.stale:,} lines do not count: their attempt had lost the run to a later one")
+    try:
+        picture = draw_loss_curve(folder, _baselines(folder), history)
+    except OSError as error:  # a folder of somebody else's: the report is there all the same
+        _note(f"{folder.loss_curve}: cannot be written ({error.strerror or error}); there is no picture")
+    else:
+        print(picture)
     return 0
 
 
@@ -150,7 +158,13 @@ def evaluate(arguments: argparse.Namespace) -> int:
     folder = RunFolder(arguments.where)
     # Of a part, or of other data, they are not the run's own, which `report` shows.
     if folder.config.exists() and arguments.windows is None and config is None:
-        write_scores(scores, folder.scores(arguments.split))
+        path = folder.scores(arguments.split)
+        try:
+            write_scores(scores, path)
+        except OSError as error:  # the scores are printed all the same
+            _note(
+                f"{path}: cannot be written ({error.strerror or error}); `report` will not show these scores"
+            )
     print(f"{scores.source.folder} on the {scores.split} split")
     width = max(map(len, scores.results))
     sources = list(next(iter(scores.results.values())))
@@ -217,16 +231,23 @@ def generate(arguments: argparse.Namespace) -> int:
 
 def _baselines(folder: RunFolder) -> dict[str, float]:
     """Bits per byte of the model and the n-gram models that `evaluate --baselines` has found, if it ran."""
+    from megatrain.observe.lines import is_number
+    from megatrain.records import parse_record, read_file
+
     for split in ("validation", "test"):
-        if folder.scores(split).exists():
-            path = folder.scores(split)
-            try:
-                results = json.loads(path.read_text(encoding="utf-8"))["results"]
-                found = {who: by_source["all"]["bits_per_byte"] for who, by_source in results.items()}
-                bits = {who: float(value) for who, value in found.items() if value is not None}
-            except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-                raise FailedWork(f"{path}: damaged ({error}); evaluate again, or remove it") from None
-            return {f"{who}, {split} split": value for who, value in bits.items()}
+        path = folder.scores(split)
+        if not path.exists():
+            continue
+        try:
+            results = parse_record(read_file(path))["results"]
+            found = {who: by_source["all"]["bits_per_byte"] for who, by_source in results.items()}
+            bits = {who: value for who, value in found.items() if value is not None}
+            if not all(map(is_number, bits.values())):
+                raise ValueError("bits_per_byte is no number")
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            _note(f"{path}: damaged ({error}); the picture is without it; evaluate again, or remove it")
+            continue
+        return {f"{who}, {split} split": float(value) for who, value in bits.items()}
     return {}
 
 
@@ -238,4 +259,9 @@ def _warn_of(prepared: Prepared) -> None:
 
 def _warn(damaged: tuple[str, ...]) -> None:
     for what in damaged:
-        print(f"megatrain: passed over {what}", file=sys.stderr)
+        _note(f"passed over {what}")
+
+
+def _note(text: str) -> None:
+    """On stderr: nothing that makes the command fail."""
+    print(f"megatrain: {text}", file=sys.stderr)

@@ -8,7 +8,8 @@ from itertools import chain, zip_longest
 
 from megatrain.checkpoint.place import LocalPlace
 from megatrain.checkpoint.read import Checkpoint, committed
-from megatrain.observe.report import read_metrics
+from megatrain.observe.history import read_metrics
+from megatrain.observe.lines import is_count, is_number
 from megatrain.observe.samples import read_samples
 from megatrain.state import RunFolder
 
@@ -85,11 +86,20 @@ def read_trace(folder: RunFolder) -> Trace:
             line["attempt"], {name: line[name] for name in (*SUMMED, *COUNTED)}, samples.get(line["step"], ())
         )
         for line in read_metrics(folder)
+        if _is_complete(line)
     }
     place = LocalPlace(folder.checkpoints)
     saved = committed(place)
     files = Checkpoint(saved[0], place).manifest.files if saved else ()
     return Trace(steps, tuple(info.xxh3 for info in files))
+
+
+def _is_complete(line: Mapping[str, object]) -> bool:
+    """Whether a line of metrics.jsonl has all that is compared; another process may have written others."""
+    return is_count(line.get("attempt")) and all(
+        name in line and (line[name] is None or type(line[name]) is bool or is_number(line[name]))
+        for name in (*SUMMED, *COUNTED)
+    )
 
 
 def compare(

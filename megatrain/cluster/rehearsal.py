@@ -20,7 +20,7 @@ from megatrain.cluster.supervisor import launch
 from megatrain.config import Config, derive, parse_config, to_yaml
 from megatrain.errors import FailedWork, UserError, require
 from megatrain.faults import VARIABLE as FAULT_VARIABLE
-from megatrain.observe.report import read_metrics
+from megatrain.observe.history import read_metrics
 from megatrain.state import RunFolder
 from megatrain.train.main import PREEMPTED
 from megatrain.train.preflight import prepare_run

@@ -22,8 +22,8 @@ from typing import BinaryIO
 from megatrain.cluster.hosts import Host, answering, read_hostfile, usable
 from megatrain.cluster.launchers import command_line, environment, local_world
 from megatrain.config import Config
+from megatrain.observe.lines import Furthest
 from megatrain.observe.metrics import event_record
-from megatrain.observe.report import read_lines
 from megatrain.observe.sinks import LineFile
 from megatrain.resilience.alerts import LIMIT_S, alert, message
 from megatrain.resilience.control import RENEW_S, Control, Failure
@@ -65,7 +65,8 @@ def supervise(config: Config, config_path: Path, overrides: Sequence[str]) -> in
     fault came again without progress. Raises UserError before a rank starts.
     """
     folder = RunFolder(Path(config.run.folder))
-    restarts, fruitless, furthest = 0, 0, _furthest(folder)
+    progress = Furthest(folder.metrics)
+    restarts, fruitless, furthest = 0, 0, progress.step()
     rules = config.resilience.restarts
     while True:
         end = launch(config, config_path, overrides, hosts=_hosts(config))
@@ -74,7 +75,7 @@ def supervise(config: Config, config_path: Path, overrides: Sequence[str]) -> in
             return PREEMPTED
         if end.code is not None:
             return end.code
-        step = _furthest(folder)
+        step = progress.step()
         fruitless = 0 if step > furthest else fruitless + 1
         furthest = max(step, furthest)
         if restarts >= rules.most or fruitless >= rules.without_progress:
@@ -269,14 +270,6 @@ def _hosts(config: Config) -> list[Host]:
         if names:
             print(f"megatrain: left out, they {why}: {', '.join(names)}", file=sys.stderr, flush=True)
     return chosen
-
-
-def _furthest(folder: RunFolder) -> int:
-    """The last step that any attempt came to."""
-    with suppress(OSError):
-        steps = [line.get("step") for line in read_lines(folder.metrics)]
-        return max((step for step in steps if isinstance(step, int)), default=0)
-    return 0
 
 
 def _tell(config: Config, event: Event, step: int, cause: str, **details: object) -> None:

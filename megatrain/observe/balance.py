@@ -4,23 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
+from megatrain.observe.history import History, read_history
 from megatrain.observe.metrics import Record
-from megatrain.observe.report import read_lines, read_metrics
 from megatrain.state import Event, RunFolder
 
 
 def read_balance(folder: RunFolder) -> list[str]:
-    """Of all that a run has written."""
-    return [*waiting(read_metrics(folder)), *slow_ranks(read_lines(folder.events))]
+    """Return the lines for all that a run has logged."""
+    return balance(read_history(folder))
+
+
+def balance(history: History) -> list[str]:
+    """Return the lines for a run's history."""
+    rows = history.steps.last_of_each()
+    columns = (history.steps.column(name)[rows] for name in ("step_s", "comm_wait_s", "comm_wait_most_s"))
+    return [*_share(*columns), *slow_ranks(history.events)]
 
 
 def waiting(steps: Sequence[Record]) -> list[str]:
-    """Share of the steps' time in collectives; nothing where there is no figure."""
-    timed = [one for one in steps if isinstance(one.get("comm_wait_s"), int | float) and one["step_s"] > 0]
-    if not timed:
+    """Return the share of the steps' time in collectives; nothing where there is no figure."""
+    names = ("step_s", "comm_wait_s", "comm_wait_most_s")
+    return _share(*(np.array([one.get(name) for one in steps], dtype=float) for name in names))
+
+
+def _share(step_s: np.ndarray, least_s: np.ndarray, most_s: np.ndarray) -> list[str]:
+    timed = (step_s > 0) & np.isfinite(least_s) & np.isfinite(most_s)
+    if not timed.any():
         return []
-    whole_s = sum(one["step_s"] for one in timed)
-    least, most = (sum(one[key] for one in timed) / whole_s for key in ("comm_wait_s", "comm_wait_most_s"))
+    least, most = (float(values[timed].sum() / step_s[timed].sum()) for values in (least_s, most_s))
     return [f"in collectives {least:.1%} of the steps' time, {most:.1%} on the rank that waits most"]
 
 

@@ -6,14 +6,17 @@ the time in which a run was meant to be going that ended up in steps which count
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from megatrain.observe.history import STARTS, History, Steps, read_history, reading
 from megatrain.observe.metrics import Record
-from megatrain.observe.report import read_lines
 from megatrain.state import Event, RunFolder
 
-STARTS = (Event.START.value, Event.RESUME.value)
 # After these nobody meant the run to go on until it was started again.
 ENDS = (Event.END.value, Event.STOP.value, Event.PREEMPT.value, Event.GIVE_UP.value, Event.FAIL.value)
 HEADINGS = {
@@ -35,8 +38,11 @@ class Ledger:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(HEADINGS, 0.0))
     restarts: int = 0
     rollbacks: int = 0
-    _counted: dict[int, float] = field(default_factory=dict)
-    """Seconds of each step that counts as yet."""
+    _steps: array[int] = field(default_factory=lambda: array("q"))
+    """The steps that count as yet. They rise: a step undoes those from its own number on before it is added,
+    so that what is undone is always at the end."""
+    _step_s: array[float] = field(default_factory=lambda: array("d"))
+    """The seconds of each."""
     _until: float | None = None
     """Up to this moment every second has its heading."""
     _state: str = "off"
@@ -53,21 +59,31 @@ class Ledger:
         return self.seconds["productive"] / self.total_s if self.total_s > 0 else 1.0
 
     def step(self, record: Record) -> None:
-        """A line of metrics.jsonl."""
-        now, step_s = float(record["time"]), float(record["step_s"])
+        """Add a line of metrics.jsonl."""
+        self.add(
+            int(record["step"]),
+            float(record["time"]),
+            float(record["step_s"]),
+            float(record["ckpt_stall_s"]),
+            skipped=bool(record["skipped"]),
+        )
+
+    def add(self, step: int, now: float, step_s: float, stall_s: float, *, skipped: bool) -> None:
+        """Add a step that ended at the Unix time `now`."""
         begun = now - step_s
         if self._until is not None:
-            stall_s = min(float(record["ckpt_stall_s"]), max(0.0, begun - self._until))
+            stall_s = min(stall_s, max(0.0, begun - self._until))
             self.seconds["saving"] += stall_s
             heading = "other" if self._state == "going" else self._state
             self.seconds[heading] += max(0.0, begun - self._until - stall_s)
             step_s = min(step_s, max(0.0, now - self._until))
-        self._undo(int(record["step"]))
-        if record["skipped"]:
+        self._undo(step)
+        if skipped:
             self.seconds["skipped"] += step_s
         else:
             self.seconds["productive"] += step_s
-            self._counted[int(record["step"])] = step_s
+            self._steps.append(step)
+            self._step_s.append(step_s)
         self._state, self._until = "going", now
 
     def event(self, record: Record) -> None:
@@ -103,30 +119,53 @@ class Ledger:
 
     def _undo(self, first: int) -> None:
         """The steps from `first` on are computed again."""
-        for step in [step for step in self._counted if step >= first]:
-            lost = self._counted.pop(step)
+        if not self._steps or self._steps[-1] < first:
+            return
+        at = bisect_left(self._steps, first)
+        for lost in self._step_s[at:]:
             self.seconds["productive"] -= lost
             self.seconds["recomputed"] += lost
+        del self._steps[at:], self._step_s[at:]
 
 
 def read_ledger(folder: RunFolder) -> Ledger:
-    """Of all that a run has written."""
-    steps = [record for record in read_lines(folder.metrics) if _is_step(record)]
-    events = [record for record in read_lines(folder.events) if isinstance(record.get("unix"), int | float)]
-    return add_up(steps, events)
+    """Return the ledger of all that a run has written."""
+    return ledger_of(read_history(folder))
+
+
+def reading_ledger(folder: RunFolder) -> Iterator[Ledger | None]:
+    """Read as `read_ledger` does, yielding None about once a second before the result."""
+    for history in reading(folder):
+        yield None if history is None else ledger_of(history)
+
+
+def ledger_of(history: History) -> Ledger:
+    """Return the ledger of a run's history."""
+    return _merged(history.steps, history.events)
 
 
 def add_up(steps: Iterable[Record], events: Iterable[Record]) -> Ledger:
+    """Return the ledger of lines of metrics.jsonl and of events.jsonl."""
+    columns = Steps()
+    for line in steps:
+        columns.add(line)
+    return _merged(columns, events)
+
+
+def _merged(steps: Steps, events: Iterable[Record]) -> Ledger:
     """Both in the order of time: a step's line is written when it has ended."""
     ledger = Ledger()
-    merged = [(float(one["time"]), 0, one) for one in steps] + [
-        (float(one["unix"]), 1, one) for one in events
-    ]
-    for _, kind, record in sorted(merged, key=lambda entry: entry[:2]):
-        if kind == 0:
-            ledger.step(record)
-        else:
-            ledger.event(record)
+    ahead = sorted(events, key=lambda event: float(event["unix"]))
+    ahead.reverse()  # the next one is at the end
+    rows = np.argsort(steps.column("time"), kind="stable")
+    times, step_s, stall_s = (steps.numbers[name] for name in ("time", "step_s", "ckpt_stall_s"))
+    for row in map(int, rows):
+        while ahead and ahead[-1]["unix"] < times[row]:
+            ledger.event(ahead.pop())
+        skipped = bool(steps.skipped[row])
+        ledger.add(steps.step[row], times[row], step_s[row], stall_s[row], skipped=skipped)
+    while ahead:
+        ledger.event(ahead.pop())
     return ledger
 
 
@@ -144,8 +183,3 @@ def table(ledger: Ledger) -> str:
     ]
     ends = f"goodput {ledger.goodput:.1%} of {ledger.total_s:,.1f} s meant to run"
     return "\n".join([*lines, f"{ends}; {ledger.restarts} restarts, {ledger.rollbacks} rollbacks"])
-
-
-def _is_step(record: Mapping[str, object]) -> bool:
-    numbers = ("time", "step", "step_s", "ckpt_stall_s")
-    return all(isinstance(record.get(name), int | float) for name in numbers) and "skipped" in record

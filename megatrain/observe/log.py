@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from megatrain.config import Config
-from megatrain.observe.ledger import Ledger, read_ledger
+from megatrain.observe.ledger import Ledger
 from megatrain.observe.metrics import Circumstances, Hardware, Record, event_record, step_record
 from megatrain.observe.sinks import JsonLines, Results, Sink, Terminal
 from megatrain.observe.wandb_sink import WandbSink, wandb_mode
@@ -119,8 +119,12 @@ def open_log(
     rank: int,
     hardware: Hardware,
     alert: Callable[[Record], object] = lambda record: None,
+    ledger: Ledger | None = None,
 ) -> RunLog:
-    """The log of this rank: on rank 0 files, terminal and wandb as the config says, on others nothing."""
+    """The log of this rank: on rank 0 files, terminal and wandb as the config says, on others nothing.
+
+    ledger: of what the run wrote before. Raises OSError for a file that cannot be appended to.
+    """
     sinks: list[Sink] = []
     if rank == 0:
         sinks.append(JsonLines(folder.metrics, folder.events))
@@ -130,7 +134,6 @@ def open_log(
         mode = wandb_mode(config.observe.wandb, os.environ)
         if mode != "off":
             sinks.append(WandbSink(folder, config, mode))
-    ledger = read_ledger(folder) if rank == 0 else None
     length = config.data.sequence_length
     return RunLog(sinks, hardware=hardware, sequence_length=length, ledger=ledger, alert=alert)
 

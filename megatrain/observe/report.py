@@ -1,49 +1,37 @@
-"""Reading a run's records back, and drawing its loss curve."""
+"""The loss curve of a run as a picture."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from megatrain.observe.history import STARTS, History, evaluations, read_history
+from megatrain.observe.lines import is_number
 from megatrain.observe.metrics import Record
-from megatrain.state import Event, RunFolder
+from megatrain.state import RunFolder
 
 INK, LIGHT, ACCENT, GREY = "#1f3b73", "#a9bcdf", "#d1495b", "#6b7280"
-
-
-def read_metrics(folder: RunFolder) -> list[Record]:
-    """The steps in order, each once: a step that was computed again counts as its last computation.
-
-    A line torn by a kill is left out, and so is what a rollback or a resume undid: all that stands from the
-    step on at which a later line begins again.
-    """
-    return last_of_each(
-        record for record in read_lines(folder.metrics) if isinstance(record.get("step"), int)
-    )
-
-
-def read_evaluations(folder: RunFolder) -> list[Record]:
-    """The evaluations in order of steps, each with its `results`; the last one of a step counts."""
-    return last_of_each(
-        record
-        for record in read_lines(folder.events)
-        if record.get("event") == Event.EVALUATION.value and isinstance(record.get("results"), dict)
-    )
+MOST_POINTS = 4000
+"""Points of a curve: more than the picture has columns, fewer than matplotlib refuses to draw."""
 
 
 def read_passes(folder: RunFolder) -> list[str]:
+    """Return the line of `passes` for a run's folder."""
+    return passes(read_history(folder))
+
+
+def passes(history: History) -> list[str]:
     """Return a line on the passes over each source, as the newest start of the run has logged them."""
-    starts = (Event.START.value, Event.RESUME.value)
     newest = None
-    for record in read_lines(folder.events):
-        if record.get("event") in starts and isinstance(record.get("passes"), dict):
-            newest = record["passes"]
-    numbers = {str(name): value for name, value in (newest or {}).items() if isinstance(value, int | float)}
+    for event in history.events:
+        if event["event"] in STARTS and isinstance(event.get("passes"), dict):
+            newest = event["passes"]
+    numbers = {name: value for name, value in (newest or {}).items() if is_number(value)}
     if not numbers:
         return []
     return [
@@ -52,29 +40,37 @@ def read_passes(folder: RunFolder) -> list[str]:
     ]
 
 
-def draw_loss_curve(folder: RunFolder, baselines: Mapping[str, float] | None = None) -> Path:
-    """Draw RUN/loss.png: the loss of training and validation over the steps; gives its path.
+def draw_loss_curve(
+    folder: RunFolder, baselines: Mapping[str, float] | None = None, history: History | None = None
+) -> Path:
+    """Draw RUN/loss.png: the loss of training and validation over the steps; gives its path. Raises OSError.
 
     baselines: name → bits per byte; they stand in a second panel with the bits per byte of the evaluations,
-    which is left out when no evaluation has any.
+    which is left out when no evaluation has any. history: what the folder has, where it was read already.
     """
     # Of the API that keeps no global state; importing matplotlib takes a second.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    metrics, evaluations = read_metrics(folder), read_evaluations(folder)
-    with_bits = [record for record in evaluations if _overall(record).get("bits_per_byte") is not None]
+    history = history or read_history(folder)
+    evaluated = evaluations(history.events)
+    with_bits = [record for record in evaluated if _overall(record).get("bits_per_byte") is not None]
     panels = 2 if with_bits else 1
     figure = Figure(figsize=(6.4 * panels, 4.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, panels, squeeze=False)[0]
-    _draw_loss(axes[0], metrics, evaluations)
+    _draw_loss(axes[0], history, evaluated)
     if with_bits:
         _draw_bits(axes[1], with_bits, baselines or {})
     figure.suptitle(folder.root.resolve().name, fontsize=11, color=GREY)
     temporary = folder.loss_curve.with_suffix(".tmp.png")
-    figure.savefig(temporary)
-    os.replace(temporary, folder.loss_curve)
+    try:
+        figure.savefig(temporary)
+        os.replace(temporary, folder.loss_curve)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
     return folder.loss_curve
 
 
@@ -90,28 +86,20 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     return np.where(count > 0, (sums[last] - sums[first]) / np.maximum(count, 1), np.nan)
 
 
-def read_lines(path: Path) -> Iterator[Record]:
-    """The records of a file of JSON lines; a torn line is left out, an absent file has none."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                record = json.loads(line)
-            except ValueError:  # Torn by a kill, or not UTF-8.
-                continue
-            if isinstance(record, dict):
-                yield record
-
-
-def last_of_each(records: Iterator[Record]) -> list[Record]:
-    """A line whose step is not above the one before undoes what stands from its step on."""
-    kept: list[Record] = []
-    for record in records:
-        while kept and kept[-1]["step"] >= record["step"]:
-            kept.pop()
-        kept.append(record)
-    return kept
+def thinned(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """Return at most `most` points of a curve: the lowest and the highest of each of equal stretches, so that
+    a spike of one step stays visible. NaN counts as absent unless a stretch has nothing else."""
+    if len(y) <= most:
+        return x, y
+    width = -(-len(y) // (most // 2))
+    padded = np.full(-(-len(y) // width) * width, np.nan)
+    padded[: len(y)] = y
+    rows = padded.reshape(-1, width)
+    lowest = np.where(np.isnan(rows), np.inf, rows).argmin(axis=1)
+    highest = np.where(np.isnan(rows), -np.inf, rows).argmax(axis=1)
+    ends = np.sort(np.stack([lowest, highest], axis=1), axis=1) + width * np.arange(len(rows))[:, None]
+    chosen = np.minimum(ends.reshape(-1), len(y) - 1)
+    return x[chosen], y[chosen]
 
 
 def _overall(evaluation: Record) -> Mapping[str, float]:
@@ -122,24 +110,19 @@ def _overall(evaluation: Record) -> Mapping[str, float]:
     return next(iter(results.values()))
 
 
-def _column(records: Sequence[Record], name: str) -> np.ndarray:
-    """Null, which stands for what is not finite, becomes NaN."""
-    return np.array([np.nan if record.get(name) is None else record[name] for record in records], dtype=float)
-
-
-def _draw_loss(axis: Any, metrics: Sequence[Record], evaluations: Sequence[Record]) -> None:
-    steps, loss = _column(metrics, "step"), _column(metrics, "loss")
+def _draw_loss(axis: Any, history: History, evaluated: Sequence[Record]) -> None:
+    rows = history.steps.last_of_each()
+    steps = np.array(history.steps.step, dtype=float)[rows]
+    loss, tokens = (history.steps.column(name)[rows] for name in ("loss", "consumed_tokens"))
     window = max(1, len(steps) // 40)
-    axis.plot(
-        steps, loss, color=LIGHT, linewidth=0.8, label="training, each step" if window > 1 else "training"
-    )
+    label = "training, each step" if window > 1 else "training"
+    axis.plot(*thinned(steps, loss), color=LIGHT, linewidth=0.8, label=label)
     if window > 1:
-        axis.plot(
-            steps, smooth(loss, window), color=INK, linewidth=1.6, label=f"training, mean of {window} steps"
-        )
+        mean = thinned(steps, smooth(loss, window))
+        axis.plot(*mean, color=INK, linewidth=1.6, label=f"training, mean of {window} steps")
     points = [
         (record["step"], _overall(record)["loss"])
-        for record in evaluations
+        for record in evaluated
         if _overall(record).get("loss") is not None
     ]
     if points:
@@ -149,8 +132,7 @@ def _draw_loss(axis: Any, metrics: Sequence[Record], evaluations: Sequence[Recor
     axis.set_xlabel("step")
     axis.set_ylabel("loss (nats per token)")
     _decorate(axis)
-    tokens = _column(metrics, "consumed_tokens")
-    if len(steps) > 1 and tokens[-1] > 0:
+    if len(steps) > 1 and steps[-1] > 0 and tokens[-1] > 0:
         _tokens_axis(axis, steps, tokens)
 
 

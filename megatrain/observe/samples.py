@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import numpy.typing as npt
 
 from megatrain.config import Config
 from megatrain.data.batch import PADDING
-from megatrain.observe.report import last_of_each, read_lines
+from megatrain.observe.lines import Odd, is_count, last_of_each, newest_only, read_lines
+from megatrain.observe.metrics import Record
 from megatrain.observe.sinks import LineFile
 from megatrain.parallel.context import ParallelContext
 from megatrain.state import RunFolder, RunState
@@ -53,7 +55,7 @@ def read_samples(folder: RunFolder) -> dict[int, tuple[tuple[int, ...], ...]]:
     newest: dict[int, int] = {}
     found: dict[int, list[tuple[int, ...]]] = {}
     for path in sorted(folder.logs.glob("samples-rank-*.jsonl")):
-        for record in last_of_each(read_lines(path)):
+        for record in last_of_each(newest_only(_sound(path))):
             step, attempt = record["step"], record["attempt"]
             if attempt > newest.get(step, 0):
                 # What another rank, perhaps of another layout, wrote in an earlier attempt is undone.
@@ -61,3 +63,20 @@ def read_samples(folder: RunFolder) -> dict[int, tuple[tuple[int, ...], ...]]:
             if attempt == newest[step]:
                 found[step].append(tuple(record["ids"]))
     return {step: tuple(ranks) for step, ranks in found.items()}
+
+
+def _sound(path: Path) -> Iterator[Record]:
+    """Yield the lines that a sample log writes; others are skipped with one warning."""
+    odd = Odd(path)
+    for line in read_lines(path, odd):
+        ids = line.get("ids")
+        if (
+            is_count(line.get("step"))
+            and is_count(line.get("attempt"))
+            and isinstance(ids, list)
+            and all(map(is_count, ids))
+        ):
+            yield line
+        else:
+            odd.add(0, "no samples of a step")
+    odd.warn()

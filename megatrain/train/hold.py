@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Thread
@@ -12,6 +12,7 @@ from threading import Thread
 from megatrain.config import Config
 from megatrain.errors import FailedWork
 from megatrain.model.flops import train_flops_per_token
+from megatrain.observe.ledger import Ledger, reading_ledger
 from megatrain.observe.log import RunLog, open_log
 from megatrain.observe.metrics import Hardware, Record
 from megatrain.observe.peak import device_peak
@@ -67,7 +68,8 @@ def keep_log(config: Config, context: ParallelContext, folder: RunFolder, hold: 
     def tell(record: Record) -> None:
         alerts.extend(alert(config.resilience.alert, message(config.run.name, record)))
 
-    log = open_log(config, folder, context.world.rank, _hardware(config, context), tell)
+    hardware, ledger = _hardware(config, context), _ledger(folder, context)
+    log = alike(lambda: _open(config, folder, context.world.rank, hardware, tell, ledger), context)
     try:
         yield log
     except FailedWork as error:
@@ -79,6 +81,34 @@ def keep_log(config: Config, context: ParallelContext, folder: RunFolder, hold: 
         deadline = time.monotonic() + LAST_ALERTS_S
         for thread in alerts:
             thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def _open(
+    config: Config,
+    folder: RunFolder,
+    rank: int,
+    hardware: Hardware,
+    tell: Callable[[Record], None],
+    ledger: Ledger | None,
+) -> RunLog:
+    try:
+        return open_log(config, folder, rank, hardware, tell, ledger)
+    except OSError as error:
+        where = error.filename or folder.root
+        raise FailedWork(f"{where}: the run's log cannot be opened: {error.strerror or error}") from None
+
+
+def _ledger(folder: RunFolder, context: ParallelContext) -> Ledger | None:
+    """Collective. On rank 0 what the run did before this start.
+
+    Reading it takes seconds for each million steps; the others wait for it in many short collectives, so
+    that no age of a run comes to `resilience.collective_timeout_s`.
+    """
+    turns = reading_ledger(folder) if context.world.rank == 0 else None
+    while True:
+        ledger = next(turns) if turns is not None else None
+        if broadcast_object(ledger is not None, context.world):
+            return ledger
 
 
 def _hardware(config: Config, context: ParallelContext) -> Hardware:

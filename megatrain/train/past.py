@@ -14,7 +14,8 @@ from megatrain.data.mixture import TokenMixture
 from megatrain.data.skipped import samples
 from megatrain.data.training import TrainingSamples
 from megatrain.errors import FailedWork, require
-from megatrain.observe.report import read_metrics
+from megatrain.observe.history import step_lines
+from megatrain.observe.lines import is_count
 from megatrain.resilience.timeline import belongs, leaving_out, read_records
 from megatrain.state import RunFolder, RunState
 from megatrain.train.preflight import require_same_data
@@ -56,9 +57,14 @@ def _consumed_before(step: int, state: RunState, folder: RunFolder, global_batch
     """Samples taken before the step, by the run's own record where it has one."""
     if step == 1:
         return 0
-    for record in read_metrics(folder):
-        if record["step"] == step - 1:
-            return int(record["consumed_samples"])
+    found = None
+    for line in step_lines(folder):
+        if line["step"] == step - 1 and is_count(line.get("consumed_samples")):
+            found = int(line["consumed_samples"])
+        elif line["step"] < step - 1:  # what came after it is undone
+            found = None
+    if found is not None:
+        return found
     return state.consumed_samples + (step - 1 - state.step) * global_batch
 
 

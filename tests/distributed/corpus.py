@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from megatrain.config import Config, parse_config
-from megatrain.observe.report import read_evaluations, read_metrics
+from megatrain.observe.history import read_evaluations, read_metrics
 from megatrain.state import RunFolder
 
 VOCABULARY = 320

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 from megatrain.observe.balance import read_balance
-from megatrain.observe.report import read_metrics
+from megatrain.observe.history import read_metrics
 from megatrain.state import RunFolder
 from tests.distributed.corpus import Play, curve, events, play_runs, run_config
 from tests.distributed.ranks import run_ranks
