@@ -13,13 +13,14 @@ import numpy.typing as npt
 from megatrain.data.cache import CachedFolder
 from megatrain.data.files import File, Files, LocalFolder, most_open_files
 from megatrain.data.manifest import Manifest, ShardInfo, read_manifest
-from megatrain.data.rows import Ints, Pieces, Reads, Rows
-from megatrain.data.shard import token_dtype_of
+from megatrain.data.rows import Ints, Pieces, Reads, Rows, foreign_id
+from megatrain.data.shard import token_dtype, token_dtype_of
 from megatrain.data.tokenizer import Tokenizer, find_tokenizer, read_info
 from megatrain.durable import hash_file
 from megatrain.errors import FailedWork, UserError, require
 
 RETRY_S = 60.0
+LOOKED_AT = 1 << 20  # tokens at a time
 
 
 class TokenDataset:
@@ -47,11 +48,19 @@ class TokenDataset:
         self.eos_id = manifest.tokenizer.eos_id
         self.sources = manifest.sources
         self.dtype = token_dtype_of(manifest.dtype)
+        if (
+            not 0 <= self.eos_id < self.vocab_size
+            or self.dtype.itemsize < token_dtype(self.vocab_size).itemsize
+        ):
+            raise FailedWork(
+                f"{folder}: manifest damaged: a tokenizer of {self.vocab_size:,} ids has no EOS "
+                f"{self.eos_id}, or does not fit into {manifest.dtype}; prepare the dataset again"
+            )
         self.remote = remote
         self.files = Files(
             remote or LocalFolder(folder), most_open=most_open or most_open_files(), retry_s=retry_s
         )
-        self.shard_files = [File(self.files, shard.name) for shard in manifest.shards]
+        self.shard_files = [File(self.files, shard.name, shard.values_offset) for shard in manifest.shards]
         self._offsets = np.array([shard.values_offset for shard in manifest.shards], np.int64)
         self._tokens = np.array([shard.tokens for shard in manifest.shards], np.int64)
         self._shards: dict[str, Ints] = _by_source(manifest)
@@ -141,7 +150,7 @@ class TokenDataset:
 
         Raises what Rows.fill raises.
         """
-        rows = Rows(len(window_ids), sequence_length + 1, self.dtype, self.eos_id)
+        rows = Rows(len(window_ids), sequence_length + 1, self.dtype, self.eos_id, self.vocab_size)
         rows.fill(self.reads(source, window_ids, sequence_length), self.shard_files)
         out[...] = rows.tokens
 
@@ -166,7 +175,10 @@ class TokenDataset:
         self.verify_shards(range(len(self.manifest.shards)))
 
     def verify_shards(self, indices: Iterable[int]) -> None:
-        """Hash these shards, by number, so that each rank can take a share. Raises FailedWork naming one."""
+        """Hash these shards, by number, so that each rank can take a share, and look at their ids.
+
+        Raises FailedWork naming one that is damaged.
+        """
         for index in indices:
             shard = self.manifest.shards[index]
             path = self.folder / shard.name
@@ -179,6 +191,21 @@ class TokenDataset:
                     f"{path}: shard damaged: its hash is {found[:12]}, the manifest says {shard.hash[:12]}; "
                     "prepare the dataset again or restore this file"
                 )
+            self._require_ids(path, shard)
+
+    def _require_ids(self, path: Path, shard: ShardInfo) -> None:
+        """Raise FailedWork where a token is none of the tokenizer's ids."""
+        if not shard.tokens:
+            return
+        try:
+            tokens = np.memmap(path, self.dtype, "r", shard.values_offset, (shard.tokens,))
+        except ValueError as error:
+            raise FailedWork(f"{path}: is not what the manifest says: {error}") from None
+        for first in range(0, shard.tokens, LOOKED_AT):
+            part = tokens[first : first + LOOKED_AT]
+            if int(part.max()) >= self.vocab_size:
+                at = int(np.argmax(part >= self.vocab_size))
+                raise foreign_id(path, first + at, int(part[at]), self.vocab_size)
 
     def close(self) -> None:
         """Close the open files; a read after it opens them again."""
@@ -189,9 +216,18 @@ class TokenDataset:
 
 
 def require_its_tokenizer(folder: Path, manifest: Manifest) -> None:
-    """Raise UserError where the tokenizer beside the shards is not the one they were made with."""
+    """Raise UserError where the tokenizer next to the shards is not the one they were made with, FailedWork
+    where the manifest contradicts it."""
     home = find_tokenizer(folder)
-    if home is not None and (found := read_info(home)).hash != manifest.tokenizer.hash:
+    if home is None:
+        return
+    found, stated = read_info(home), manifest.tokenizer
+    if found.hash == stated.hash and (found.vocab_size, found.eos_id) != (stated.vocab_size, stated.eos_id):
+        raise FailedWork(
+            f"{folder}: manifest damaged: it names {stated.vocab_size:,} ids and EOS {stated.eos_id}, its "
+            f"tokenizer {home} has {found.vocab_size:,} and EOS {found.eos_id}; prepare the dataset again"
+        )
+    if found.hash != stated.hash:
         raise UserError(
             f"{home}: tokenizer {found.hash[:12]} does not belong to the shards of {folder}, made with "
             f"{manifest.tokenizer.hash[:12]}; put back their tokenizer or prepare the dataset again"

@@ -53,12 +53,16 @@ class LocalFolder:
 class File:
     """One file, open from its first read on until others need its place. Safe for use by several threads."""
 
-    __slots__ = ("_files", "name", "stream")
+    __slots__ = ("_files", "begins", "name", "stream")
 
-    def __init__(self, files: Files, name: str) -> None:
-        self._files, self.name = files, name
+    def __init__(self, files: Files, name: str, begins: int = 0) -> None:
+        """`begins`: the byte at which the tokens of a shard begin."""
+        self._files, self.name, self.begins = files, name, begins
         self.stream: BinaryIO | None = None
         """Who reads it holds it until it is done: another thread may close the file here meanwhile."""
+
+    def __str__(self) -> str:
+        return f"{self._files.folder}/{self.name}"
 
     def read_into(self, offset: int, out: memoryview) -> None:
         """Fill `out` with the bytes at `offset`.

@@ -45,6 +45,8 @@ class Samples(Protocol):
     @property
     def eos_id(self) -> int: ...
     @property
+    def vocab_size(self) -> int: ...
+    @property
     def dtype(self) -> np.dtype[Any]: ...
     @property
     def shard_files(self) -> Sequence[File]: ...
@@ -94,7 +96,9 @@ class Loader:
         self._global_batch, self._micro_batch = global_batch, micro_batch
         self._sequence_length, self._document_mask = sequence_length, document_mask
         self._mine = rows_of_rank(global_batch, micro_batch, dp_rank, dp_size)
-        self._rows = Rows(len(self._mine), sequence_length + 1, dataset.dtype, dataset.eos_id)
+        self._rows = Rows(
+            len(self._mine), sequence_length + 1, dataset.dtype, dataset.eos_id, dataset.vocab_size
+        )
         self._memory = Memory(len(self._mine), sequence_length)
         self._plan: _Plan | None = None
         self._advised, self._slow = 0, SLOW_BATCHES

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatrain.data.files import File
+from megatrain.errors import FailedWork
 
 Ints = npt.NDArray[np.int64]
 
@@ -68,7 +69,9 @@ def advise(reads: Reads, files: Sequence[File]) -> None:
 class Rows:
     """Memory for rows, used again for each batch: `tokens` [R, W] as the shards store them."""
 
-    def __init__(self, count: int, width: int, dtype: np.dtype[Any], padding: int) -> None:
+    def __init__(self, count: int, width: int, dtype: np.dtype[Any], padding: int, vocab_size: int) -> None:
+        """`vocab_size`: ids of the tokenizer; `padding` is one of them."""
+        self._vocab_size = vocab_size
         self.tokens = np.empty((count, width), dtype)
         self._padding = padding
         self._row_bytes = size = width * dtype.itemsize
@@ -78,7 +81,8 @@ class Rows:
     def fill(self, reads: Reads, files: Sequence[File]) -> None:
         """Read pieces into the rows; what none of them fills is padding.
 
-        Raises FailedWork naming the file that has become shorter than it was or cannot be read.
+        Raises FailedWork naming the file that has become shorter than it was, cannot be read, or holds an id
+        that the tokenizer does not have: a model split over ranks would take it for another one.
         """
         self.tokens.fill(self._padding)
         views, whole, preadv = self._views, self._row_bytes, os.preadv
@@ -91,3 +95,23 @@ class Rows:
                 done = 0
             if done != len(out):
                 file.read_into(offset, out)
+        if self.tokens.size and int(self.tokens.max()) >= self._vocab_size:
+            raise self._foreign_id(reads, files)
+
+    def _foreign_id(self, reads: Reads, files: Sequence[File]) -> FailedWork:
+        size = self.tokens.dtype.itemsize
+        for row, number, offset, first, last in reads:
+            piece = self.tokens[row, first // size : last // size]
+            if (wrong := np.flatnonzero(piece >= self._vocab_size)).size:
+                file, at = files[number], int(wrong[0])
+                place = (offset - file.begins) // size + at
+                return foreign_id(file, place, int(piece[at]), self._vocab_size)
+        raise AssertionError("the padding is none of the ids")
+
+
+def foreign_id(shard: object, place: int, found: int, vocab_size: int) -> FailedWork:
+    """Return the error for a token that is none of the tokenizer's ids."""
+    return FailedWork(
+        f"{shard}: shard damaged: token number {place:,} (from 0) is {found:,}, but the tokenizer has the "
+        f"ids 0 to {vocab_size - 1:,}; prepare the dataset again or restore this file"
+    )

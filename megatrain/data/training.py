@@ -40,7 +40,7 @@ class TrainingSamples:
         self._mixture = mixture
         blocks = config.shuffle
         self._shuffle = BlockShuffle(blocks.block, blocks.window) if blocks.kind == "block" else None
-        self.eos_id, self.dtype = mixture.eos_id, mixture.dtype
+        self.eos_id, self.dtype, self.vocab_size = mixture.eos_id, mixture.dtype, mixture.vocab_size
         self._readers: dict[int, TokenDataset | PackedDataset] = {
             id(dataset): PackedDataset.open(dataset, self._length)
             if config.packing == "best_fit"

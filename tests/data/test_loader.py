@@ -1,6 +1,8 @@
 """The loader: the same samples on every layout, masks, padding, prefetching."""
 
 import itertools
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from megatrain.data.batch import Batch, make_batch, rows_of_rank
 from megatrain.data.dataset import TokenDataset
 from megatrain.data.files import File
 from megatrain.data.loader import Loader, sequential_batches
+from megatrain.data.manifest import MANIFEST, TokenizerInfo, read_manifest, write_manifest
 from megatrain.data.order import SampleOrder
 from megatrain.errors import FailedWork, UserError
 
@@ -56,6 +59,43 @@ def test_ranks_share_rows_without_rest(count: int, micro_batch: int, dp_size: in
     assert {len(share) for share in shares} == {-(-count // (micro_batch * dp_size)) * micro_batch}
     real = np.concatenate(shares)
     assert sorted(real[real >= 0].tolist()) == list(range(count))
+
+
+def test_an_id_that_the_tokenizer_has_not_is_found_by_whoever_reads_it(make_dataset: MakeDataset) -> None:
+    """Whatever the layout, and also where its hash is right: not even the model's padded rows are for it."""
+    sound, foreign = [[5] * 80] * 3, [[5] * 80, [6] * 30 + [1000] + [7] * 60]
+    folder = make_dataset([("a", sound), ("b", foreign)])
+    dataset = TokenDataset.open(folder)
+    named = (
+        r"train/shard-00001\.arrow: shard damaged: token number 111 \(from 0\) is 1,000, .* 0 to 999; prepare"
+    )
+    for read in (
+        dataset.verify,
+        lambda: [_loader(dataset, rank, 2).batch(at) for rank in range(2) for at in range(0, 60, 6)],
+        lambda: list(
+            sequential_batches(
+                dataset,
+                "b",
+                sequence_length=S,
+                micro_batch=2,
+                dp_rank=0,
+                dp_size=1,
+                document_mask=True,
+                limit=None,
+            )
+        ),
+    ):
+        with pytest.raises(FailedWork, match=named):
+            read()
+    manifest = json.loads((folder / MANIFEST).read_text())
+    for change in ({"eos_id": 1000}, {"vocab_size": 70_000}):
+        info = TokenizerInfo(**{**manifest["tokenizer"], **change})
+        write_manifest(folder, replace(read_manifest(folder), tokenizer=info))
+        with pytest.raises(FailedWork, match="manifest damaged"):
+            TokenDataset.open(folder)
+        write_manifest(
+            folder, replace(read_manifest(folder), tokenizer=TokenizerInfo(**manifest["tokenizer"]))
+        )
 
 
 def test_every_layout_gives_the_same_samples(dataset: TokenDataset) -> None:

@@ -40,7 +40,7 @@ mixture = TokenMixture.open(config, "train")
 samples = TrainingSamples(mixture, config)
 order = samples.order(seed=1)
 opened_s, began = time.process_time() - began, time.process_time()
-rows, far = Rows(64, config.sequence_length + 1, samples.dtype, 0), []
+rows, far = Rows(64, config.sequence_length + 1, samples.dtype, 0, samples.vocab_size), []
 for place in (0, 123_456_789, 450_000_000, 3 * 10**11):
     found = order.locate(place, 64)
     for which, source in enumerate(order.sources):
