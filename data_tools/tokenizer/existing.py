@@ -18,6 +18,7 @@ from megatrain.data.tokenizer import (
     describe,
     load_model,
     model_hash,
+    model_path,
     read_info,
 )
 from megatrain.errors import UserError, require
@@ -86,7 +87,7 @@ def _file(path: Path) -> Path:
     for home in (path, path / FOLDER):
         if (home / INFO_FILE).is_file():
             kind = read_info(home).kind
-            return home / next(name for known, name in MODEL_FILES.items() if known == kind)
+            return next(model_path(home, known) for known in MODEL_FILES if known == kind)
     found = [path / name for name in (MODEL_FILES["hf"], MODEL_FILES["sentencepiece"])]
     found = [file for file in found if file.is_file()]
     require(found, f"tokenizer.model: {path}: no folder with a {' or a '.join(MODEL_FILES.values())}")

@@ -25,10 +25,11 @@ def prepare(arguments: argparse.Namespace) -> int:
 def check(arguments: argparse.Namespace) -> int:
     from megatrain.cluster.supervisor import planned_world
     from megatrain.config import load_config, to_yaml
+    from megatrain.train.begun import settled
     from megatrain.train.passes import passes_lines
     from megatrain.train.preflight import prepare_run
 
-    config = load_config(arguments.config, arguments.overrides)
+    config = settled(load_config(arguments.config, arguments.overrides))
     world = arguments.ranks if arguments.ranks is not None else planned_world(config)
     prepared = prepare_run(config, world)
     derived = prepared.derived
@@ -153,6 +154,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         config=config,
         windows=arguments.windows,
         baselines=arguments.baselines,
+        note=_note,
     )
     _warn(scores.source.damaged)
     folder = RunFolder(arguments.where)
@@ -223,6 +225,7 @@ def generate(arguments: argparse.Namespace) -> int:
         temperature=arguments.temperature,
         top_p=arguments.top_p,
         seed=arguments.seed,
+        note=_note,
     )
     for prompt, text in zip(arguments.prompt, texts, strict=True):
         print(f"{prompt}{text}\n")

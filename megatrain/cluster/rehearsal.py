@@ -22,6 +22,7 @@ from megatrain.errors import FailedWork, UserError, require
 from megatrain.faults import VARIABLE as FAULT_VARIABLE
 from megatrain.observe.history import read_metrics
 from megatrain.state import RunFolder
+from megatrain.train.begun import settled
 from megatrain.train.main import PREEMPTED
 from megatrain.train.preflight import prepare_run
 
@@ -109,6 +110,7 @@ def plan_rehearsal(
     run = Path(config.run.folder)
     folder = folder or run.parent / f"{run.name}-verify-resume"
     require_apart(folder, run)
+    config = settled(config)  # of the real run, where it is begun
     derived = derive(config, local_world(config))
     own = Layout(config.parallel.tensor, derived.data_parallel, config.parallel.zero)
     steps = before + after

@@ -12,6 +12,11 @@ from megatrain.remote import is_remote
 
 def check_data(data: DataConfig) -> None:
     """Raise UserError for the first rule that the section breaks."""
+    require(
+        data.document_mask or data.document_start != "none",
+        "data.document_start (none): without data.document_mask each token predicts the next one, also "
+        "behind EOS; set data.document_start=eos or leave it out",
+    )
     _check_sources(data)
     _check_phases(data)
     _check_cache(data)

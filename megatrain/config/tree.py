@@ -125,7 +125,11 @@ class DataConfig(Section):
     sequence_length: PositiveInt = 1024
     """Tokens of one sample."""
     document_mask: bool = True
-    """Attention and positions stay within a document; the label across its end is not counted."""
+    """Attention and positions stay within a document."""
+    document_start: Literal["eos", "none"] | None = None
+    """With document_mask. `eos`: the EOS of the document before is the start token of the next, so that each
+    document's first token is a label, and exports have a trained BOS; `none`: that label does not count.
+    Default: as the run was begun, and `eos` for a new run."""
     packing: Literal["none", "best_fit"] = "none"
     """`best_fit`: samples are whole documents, packed by the plan of `megatrain data pack`; `none`: the run
     of documents is cut every sequence_length tokens."""

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from megatrain.data.documents import Documents
+
 PADDING = -1
 Ints = npt.NDArray[np.int64]
 Arrays = tuple[npt.NDArray[Any], ...]
@@ -100,28 +102,30 @@ def make_batch(
     real: Ints | None,
     *,
     eos_id: int,
-    document_mask: bool,
+    documents: Documents,
     memory: Memory | None = None,
 ) -> Batch:
     """Cut rows [B, S + 1] of any integer type into tokens and the labels that follow them.
 
-    Of a row the first `real` [B] tokens count, all with None; the labels behind them are masked. With
-    `document_mask`, positions restart at 0 after each EOS and the label that crosses one is masked.
+    Of a row the first `real` [B] tokens count, all with None; the labels behind them are masked. Unless
+    `documents` is "concat", positions restart at 0: at each EOS ("start"), or after it, and then its label
+    is masked ("mask").
     """
     count, width = len(tokens), tokens.shape[1] - 1
     rows, positions, mask = (memory or Memory(count, width)).take()
     rows[...] = tokens
-    steps = _steps(width).expand(count, width)
-    if document_mask:
-        np.not_equal(tokens[:, :-1], eos_id, out=mask)
-        _count_positions(mask, positions)
+    steps, everything = _steps(width).expand(count, width), real is None and documents != "mask"
+    if documents != "concat":
+        ends = np.equal(tokens[:, :-1], eos_id, out=mask).ravel().nonzero()[0]
+        _count_positions(ends if documents == "start" else ends + 1, positions)
         steps = torch.from_numpy(positions)
+    if documents == "mask":
+        np.logical_not(mask, out=mask)
     elif real is not None:
         mask.fill(True)
     for row in [] if real is None else np.flatnonzero(real <= width).tolist():
         assert real is not None
         mask[row, max(0, int(real[row]) - 1) :] = False
-    everything = real is None and not document_mask
     whole = torch.from_numpy(rows)
     return Batch(
         tokens=whole[:, :-1],
@@ -132,11 +136,10 @@ def make_batch(
     )
 
 
-def _count_positions(goes_on: npt.NDArray[np.bool_], out: Ints) -> None:
-    """Counts from 0 in each row [B, S], and again from 0 behind each place where no document goes on."""
-    count, width = goes_on.shape
-    ends = (~goes_on).ravel().nonzero()[0] + 1
-    begins = np.concatenate([ends[ends % width != 0], np.arange(width, (count + 1) * width, width)])
+def _count_positions(begins: Ints, out: Ints) -> None:
+    """Count from 0 in each row [B, S], and again from 0 at each of the places `begins` in the rows joined."""
+    count, width = out.shape
+    begins = np.concatenate([begins[begins % width != 0], np.arange(width, (count + 1) * width, width)])
     begins.sort()
     # By memoryviews: for such short runs numpy's own slices take twice the time.
     counts, steps, first = out.reshape(-1).data, _steps(width).numpy().data, 0

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatrain.data.batch import PADDING, Batch, Memory, RankBatch, make_batch, rows_of_rank
+from megatrain.data.documents import Documents
 from megatrain.data.files import File
 from megatrain.data.lookahead import Lookahead
 from megatrain.data.order import BLOCK, SampleOrder
@@ -85,7 +86,7 @@ class Loader:
         dp_rank: int,
         dp_size: int,
         sequence_length: int,
-        document_mask: bool,
+        documents: Documents,
         prefetch: int,
         lookahead: Lookahead | None = None,
     ) -> None:
@@ -94,7 +95,7 @@ class Loader:
         assert global_batch > 0 and micro_batch > 0 and 0 <= dp_rank < dp_size and prefetch >= 0
         self._dataset, self._order, self._files = dataset, order, dataset.shard_files
         self._global_batch, self._micro_batch = global_batch, micro_batch
-        self._sequence_length, self._document_mask = sequence_length, document_mask
+        self._sequence_length, self._documents = sequence_length, documents
         self._mine = rows_of_rank(global_batch, micro_batch, dp_rank, dp_size)
         self._rows = Rows(
             len(self._mine), sequence_length + 1, dataset.dtype, dataset.eos_id, dataset.vocab_size
@@ -156,7 +157,7 @@ class Loader:
             self._rows.tokens,
             None if plan.full[step] else plan.real[step],
             eos_id=self._dataset.eos_id,
-            document_mask=self._document_mask,
+            documents=self._documents,
             memory=self._memory,
         )
         return RankBatch(whole.split(self._micro_batch), plan.ids[step], whole.valid_tokens, 0.0)
@@ -209,7 +210,7 @@ def sequential_batches(
     micro_batch: int,
     dp_rank: int,
     dp_size: int,
-    document_mask: bool,
+    documents: Documents,
     limit: int | None,
 ) -> Iterator[Batch]:
     """Every window of a source once, in order, spread over the ranks; for evaluation.
@@ -234,4 +235,4 @@ def sequential_batches(
         dataset.read(source, chosen[mine[real]], sequence_length, found)
         windows[real] = found
         counts = np.where(real, sequence_length + 1, 0)
-        yield make_batch(windows, counts, eos_id=dataset.eos_id, document_mask=document_mask)
+        yield make_batch(windows, counts, eos_id=dataset.eos_id, documents=documents)

@@ -26,6 +26,8 @@ INFO_FILE = "tokenizer-info.json"
 # What Hugging Face keeps beside a tokenizer.json; the first two name its special tokens.
 HF_CONFIG = "tokenizer_config.json"
 HF_COMPANIONS = (HF_CONFIG, "special_tokens_map.json", "chat_template.jinja")
+# In an export whose tokenizer.json differs from the one of training: that one, whose hash shards name.
+HF_ORIGINAL = "tokenizer-original.json"
 FOLDER = "tokenizer"
 
 
@@ -77,7 +79,7 @@ class Tokenizer:
         require(home is not None, f"{folder}: no tokenizer there ({INFO_FILE}) nor in {FOLDER}/ beside it")
         assert home is not None
         info = read_info(home)
-        path = home / MODEL_FILES[_kind(info.kind)]
+        path = model_path(home, _kind(info.kind))
         try:
             model = path.read_bytes()
         except OSError as error:
@@ -171,6 +173,12 @@ def find_tokenizer(folder: Path) -> Path | None:
         if (home / INFO_FILE).is_file():
             return home
     return None
+
+
+def model_path(home: Path, kind: Kind) -> Path:
+    """Return the model file in a tokenizer's folder."""
+    original = home / HF_ORIGINAL
+    return original if kind == "hf" and original.is_file() else home / MODEL_FILES[kind]
 
 
 def read_info(home: Path) -> TokenizerInfo:

@@ -66,7 +66,9 @@ class HuggingFaceModel:
                 for block in text_blocks(text)
             ]
         except (TypeError, UnicodeEncodeError):
-            raise UserError(f"cannot encode {text[:40]!r}: it holds half of a surrogate pair") from None
+            raise UserError(
+                f"cannot encode {text[:40]!r}: it holds half of a surrogate pair, or bytes that are not UTF-8"
+            ) from None
         except Exception as error:
             raise FailedWork(f"tokenizer.json: cannot encode {text[:40]!r}: {error}") from None
         return np.concatenate([np.array(part, np.int32) for part in parts])

@@ -65,7 +65,9 @@ class SentencePieceModel:
         try:
             parts = [self._block(block) for block in text_blocks(self._prefix + text if text else text)]
         except RuntimeError:
-            raise UserError(f"cannot encode {text[:40]!r}: it holds half of a surrogate pair") from None
+            raise UserError(
+                f"cannot encode {text[:40]!r}: it holds half of a surrogate pair, or bytes that are not UTF-8"
+            ) from None
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def decode(self, ids: Sequence[int]) -> str:

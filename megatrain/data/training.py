@@ -11,6 +11,7 @@ import xxhash
 from megatrain.config import Config, DataConfig, first_samples
 from megatrain.data.batch import PADDING, rows_of_rank
 from megatrain.data.dataset import TokenDataset
+from megatrain.data.documents import documents_of
 from megatrain.data.files import File
 from megatrain.data.loader import Loader
 from megatrain.data.lookahead import Lookahead
@@ -80,7 +81,7 @@ class TrainingSamples:
 
     def fingerprint(self, order: SampleOrder) -> str:
         """Of all that decides which tokens a run sees when: shards, order, length, handling of documents."""
-        documents = "mask" if self._config.document_mask else "concat"
+        documents: str = documents_of(self._config)
         plans = [r.plan.fingerprint for r in self._readers.values() if isinstance(r, PackedDataset)]
         if plans:
             documents += f"/{xxhash.xxh3_64_hexdigest(' '.join(plans).encode())}"
@@ -173,7 +174,7 @@ def open_loader(
         dp_rank=dp_rank,
         dp_size=dp_size,
         sequence_length=data.sequence_length,
-        document_mask=data.document_mask,
+        documents=documents_of(data),
         prefetch=data.prefetch,
         lookahead=lookahead,
     )

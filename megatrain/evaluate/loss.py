@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from megatrain.data.batch import Batch
+from megatrain.data.documents import Documents
 from megatrain.data.loader import sequential_batches
 from megatrain.data.mixture import TokenMixture
 from megatrain.model import LossSum
@@ -27,7 +28,8 @@ class Sums:
 
     nats: float = 0.0
     tokens: int = 0
-    """Tokens that are labels and count; a mask excludes the others."""
+    """Tokens that are labels and count; the first token of a window is none, and with `documents` "mask" that
+    of a document."""
     bytes: int = 0
     """UTF-8 bytes that the counted tokens stand for."""
     windows: int = 0
@@ -106,7 +108,7 @@ def evaluate_loss(
     *,
     sequence_length: int,
     micro_batch: int,
-    document_mask: bool,
+    documents: Documents,
     windows: int | None,
 ) -> Mapping[str, HeldOut]:
     """Collective. Return the averages of every source of the data, and of all together (see `summary`);
@@ -129,7 +131,7 @@ def evaluate_loss(
             micro_batch=micro_batch,
             dp_rank=context.data.rank,
             dp_size=context.data.size,
-            document_mask=document_mask,
+            documents=documents,
             limit=windows,
         )
         for batch in batches:

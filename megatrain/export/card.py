@@ -46,7 +46,7 @@ print(tokenizer.decode(model.generate(**ids, max_new_tokens=50)[0]))
 - {logits}
 - {tokenizer}
 - `sha256sum -c SHA256SUMS` checks the files.
-- Nothing is put before a prompt: training documents begin without BOS and end with EOS.
+- {start}
 - `{eos}` spelled in a text is the end of a document, one id: `tokenizer(text + tokenizer.eos_token)`. Pass
   `split_special_tokens=True` for text of unknown origin: then it is text, as it was in training.
 {padding}{config}"""
@@ -69,10 +69,11 @@ def model_card(
     *,
     dtype: str,
     tokenizer: Tokenizer,
+    starts: bool,
     same: SameTokenizer,
     verified: Verified | None,
 ) -> str:
-    """README.md of the exported folder."""
+    """Return README.md of the exported folder; `starts`: EOS was trained as the token before a document."""
     count, state = count_parameters(model), manifest.state
     facts = {
         "steps": f"{state.step:,}",
@@ -99,6 +100,7 @@ def model_card(
         tokenizer=f"The tokenizer encodes as the one of the training data does, checked on "
         f"{same.texts:,} texts ({same.tokens:,} tokens); each of its {same.special:,} special tokens, and "
         "each that is added to it, is one id.",
+        start=_start(starts),
         eos=tokenizer.piece(tokenizer.eos_id),
         padding=_padding(model.vocab_size, tokenizer.vocab_size),
         config=_config(run.config_yaml),
@@ -112,6 +114,17 @@ def _logits(verified: Verified | None) -> str:
         f"Logits were compared with the checkpoint's at {verified.positions:,} positions in fp32: largest "
         f"difference {verified.max_difference:.2g}, likeliest token alike at {verified.top1_agreement:.2%}."
     )
+
+
+def _start(starts: bool) -> str:
+    text = (
+        "Training documents follow one another with EOS between them, so EOS is BOS too: put `bos_token` "
+        "before a text that begins a document, as evaluation harnesses do."
+        if starts
+        else "Training documents end with EOS, and no token was trained to stand before them: no BOS is "
+        "named."
+    )
+    return f"{text} Nothing is put before a prompt unasked."
 
 
 def _padding(rows: int, tokenizer_size: int) -> str:

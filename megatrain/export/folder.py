@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from megatrain.durable import sync_folder
 from megatrain.errors import UserError, require
 from megatrain.export.tokenizer import write_text
+from megatrain.records import parse_record, read_file
 
 MARKER = "megatrain-export.json"
 SUMS = "SHA256SUMS"
@@ -65,7 +66,10 @@ def require_replaceable(out: Path) -> None:
         is_export(out) and (out / SUMS).is_file(),
         f"{out}: is not an export of megatrain and is left alone; name another folder",
     )
-    lines = (out / SUMS).read_text(encoding="utf-8").splitlines()
+    try:
+        lines = read_file(out / SUMS).decode("utf-8", "replace").splitlines()
+    except OSError as error:
+        raise UserError(f"{out / SUMS}: cannot be read: {error.strerror}; name another folder") from None
     strangers = sorted(found - {line.split("  ", 1)[-1] for line in lines} - {SUMS})
     require(
         not strangers,
@@ -75,10 +79,16 @@ def require_replaceable(out: Path) -> None:
 
 def is_export(folder: Path) -> bool:
     """Whether the folder says that it is an export of megatrain."""
+    return bool(origin(folder))
+
+
+def origin(folder: Path) -> dict[str, Any]:
+    """Return what an export says of its checkpoint; nothing where it is not an export of ours."""
     try:
-        return bool(json.loads((folder / MARKER).read_text(encoding="utf-8"))["format"] == FORMAT)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        tree = parse_record(read_file(folder / MARKER))
+    except (OSError, ValueError):
+        return {}
+    return tree if tree.get("format") == FORMAT else {}
 
 
 def _put_back(replaced: Path, out: Path) -> None:

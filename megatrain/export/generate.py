@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +14,8 @@ from megatrain.export.load import load_exported, load_model
 from megatrain.export.source import Source, find_source
 from megatrain.model import Transformer
 from megatrain.model.generate import generate
+
+logger = logging.getLogger(__name__)
 
 
 def continuations(
@@ -26,17 +29,22 @@ def continuations(
     seed: int = 0,
     tokenizer_folder: Path | None = None,
     device: torch.device | str = "cpu",
+    note: Callable[[str], object] = logger.warning,
 ) -> list[str]:
-    """What the model writes after each prompt, without the prompt; each is drawn with the same seed.
+    """Return what the model writes after each prompt, without the prompt; each is drawn with the same seed.
 
-    Raises UserError for a folder that holds no model, a tokenizer that does not belong to it, a prompt
-    without tokens; FailedWork for damaged weights.
+    An empty prompt begins a document, by the start token. `note` is called with what a user should know.
+
+    Raises UserError for a folder that holds no model, a tokenizer that does not belong to it, an empty prompt
+    for a model without a start token; FailedWork for damaged weights.
     """
     source = where if isinstance(where, Source) else find_source(where, tokenizer_folder)
     tokenizer = Tokenizer.load(source.tokenizer_folder)
-    prompt_ids = [tokenizer.encode(prompt) for prompt in prompts]
-    for prompt, ids in zip(prompts, prompt_ids, strict=True):
-        require(ids, f"the prompt {prompt!r} is empty: give at least one character to go on from")
+    prompt_ids = [tokenizer.encode(prompt) or _start(source) for prompt in prompts]
+    trained = source.trained_length
+    for ids in prompt_ids:
+        if trained is not None and len(ids) > trained:
+            note(f"the prompt has {len(ids):,} tokens, {beyond(trained)}")
     model = load_source(source).to(device)
     require(
         tokenizer.vocab_size <= model.config.vocab_size,
@@ -56,8 +64,26 @@ def continuations(
             eos_id=tokenizer.eos_id,
             vocab_size=tokenizer.vocab_size,
         )
+        if trained is not None and len(ids) <= trained < len(ids) + len(new):
+            note(f"prompt and text have {len(ids) + len(new):,} tokens, {beyond(trained)}")
         texts.append(_decode_after(tokenizer, ids, new))
     return texts
+
+
+def beyond(trained: int) -> str:
+    """Return the end of a note on text longer than the windows of training."""
+    return f"the model was trained on windows of {trained:,}; expect nothing sensible beyond them"
+
+
+def _start(source: Source) -> list[int]:
+    start = source.start_id
+    require(
+        start is not None,
+        "the prompt is empty, and this model has no start token (data.document_start: none): give at least "
+        "one character to go on from",
+    )
+    assert start is not None
+    return [start]
 
 
 def load_source(source: Source) -> Transformer:

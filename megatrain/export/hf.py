@@ -12,6 +12,7 @@ from typing import Literal
 from megatrain import __version__
 from megatrain.checkpoint.read import Checkpoint
 from megatrain.config import ModelConfig
+from megatrain.data.documents import documents_in, starts_documents
 from megatrain.data.tokenizer import Tokenizer
 from megatrain.errors import FailedWork
 from megatrain.export import extra
@@ -71,10 +72,11 @@ def export_hf(
         raise FailedWork(f"{checkpoint_folder}: damaged: {'; '.join(damaged[:3])}; export an older one")
 
     shapes = logical_shapes(model)
+    starts = starts_documents(documents_in(checkpoint.manifest.state.data_fingerprint))
     files = plan_files(shapes, DTYPES[dtype], int(shard_gib * (1 << 30)))
     with _write_errors(out), new_folder(out) as folder:
-        _write_settings(folder, checkpoint, model, tokenizer, run, dtype)
-        write_tokenizer(tokenizer_folder, folder, max_length=run.sequence_length)
+        _write_settings(folder, checkpoint, model, tokenizer, run, dtype, starts)
+        write_tokenizer(tokenizer_folder, folder, max_length=run.sequence_length, starts=starts)
         same = verify_tokenizer(folder, tokenizer, texts=texts)
         size = write_weights(checkpoint, shapes, files, DTYPES[dtype], folder)
         verified = None
@@ -87,6 +89,7 @@ def export_hf(
             model,
             dtype=dtype,
             tokenizer=tokenizer,
+            starts=starts,
             same=same,
             verified=verified,
         )
@@ -102,14 +105,15 @@ def _write_settings(
     tokenizer: Tokenizer,
     run: RunFacts,
     dtype: Dtype,
+    starts: bool,
 ) -> None:
-    bos = tokenizer.bos_id if tokenizer.bos_id >= 0 else None
-    tree = hf_config(
-        model, sequence_length=run.sequence_length, dtype=dtype, bos_id=bos, eos_id=tokenizer.eos_id
-    )
+    eos = tokenizer.eos_id
+    # An id that no document began with would be named as where to begin.
+    bos = eos if starts else None
+    tree = hf_config(model, sequence_length=run.sequence_length, dtype=dtype, bos_id=bos, eos_id=eos)
     write_json(folder / "config.json", tree)
-    stops = {"bos_token_id": bos, "eos_token_id": tokenizer.eos_id}
-    write_json(folder / "generation_config.json", {**stops, "do_sample": True, "temperature": 1.0})
+    ends = {"bos_token_id": bos, "eos_token_id": eos}
+    write_json(folder / "generation_config.json", {**ends, "do_sample": True, "temperature": 1.0})
     manifest = checkpoint.manifest
     origin = {
         "format": FORMAT,

@@ -68,9 +68,9 @@ def verify_tokenizer(
     exported = extra.transformers().AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     exported.model_max_length = sys.maxsize  # or it warns of long texts, which no model reads here
     count = tokens = 0
-    # In training no text had BOS, and one that spelled `</s>` was text. Asked for in the call: stored in the
-    # files it would keep everybody from writing EOS.
-    plain = {"add_special_tokens": False, "split_special_tokens": True}
+    # In training a text that spelled `</s>` was text. Asked for in the call: stored in the files it would
+    # keep everybody from writing EOS.
+    plain = {"split_special_tokens": True}
     for text in (*HARD_TEXTS, *texts, *_random_texts(tokenizer, random_texts)):
         ours, theirs = tokenizer.encode(text), exported(text, **plain)["input_ids"]
         if ours != theirs:
@@ -91,24 +91,25 @@ def _verify_special(folder: Path, exported: Any, tokenizer: Tokenizer) -> int:
     """Return the number of special tokens. Raises FailedWork naming one that a text cannot spell."""
 
     def require_ids(text: str, wanted: Sequence[int], what: str) -> None:
-        if (found := exported(text, add_special_tokens=False)["input_ids"]) != list(wanted):
+        if (found := exported(text)["input_ids"]) != list(wanted):
             raise FailedWork(
-                f"{folder}: {what} is not one id in the exported tokenizer: {text!r} gives {found[:12]}, "
-                f"not {list(wanted)[:12]}"
+                f"{folder}: {what} in the exported tokenizer: {text!r} gives {found[:12]}, not "
+                f"{list(wanted)[:12]}"
             )
 
     text, eos = "To be", tokenizer.piece(tokenizer.eos_id)
-    require_ids(f"{text}{eos}", [*tokenizer.encode(text), tokenizer.eos_id], f"EOS ({eos})")
+    require_ids(text, tokenizer.encode(text), "something is added to a text")
+    require_ids(f"{text}{eos}", [*tokenizer.encode(text), tokenizer.eos_id], f"EOS ({eos}) is not one id")
     special = tokenizer.special_tokens()
     for token, id_ in special.items():
-        require_ids(token, [id_], token)
+        require_ids(token, [id_], f"{token} is not one id")
     # Ordinary tokens are found after normalisation, in imported files as their authors wrote it.
     kinds: list[dict[str, bool]] = [{"special_tokens": True}, {}]
     for added in kinds[:1] if tokenizer.info.kind == "hf" else kinds:
         token = f"{ADDED[:-1]}{len(exported)}>"
         exported.add_tokens([token], **added)
         id_ = exported.convert_tokens_to_ids(token)
-        found = exported(f"{text}{token}{text}", add_special_tokens=False)["input_ids"]
+        found = exported(f"{text}{token}{text}")["input_ids"]
         if found.count(id_) != 1:
             raise FailedWork(
                 f"{folder}: a token added to the exported tokenizer, {token}, gives {found[:12]}"

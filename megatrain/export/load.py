@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from megatrain.export.weights import INDEX, SINGLE
 from megatrain.model import Transformer, model_plan
 from megatrain.parallel.context import Axis
 from megatrain.parallel.plan import layout_of
+from megatrain.records import parse_record, read_file
 
 Read = Callable[[str, torch.Tensor], None]
 """Copies a logical tensor into memory of its shape."""
@@ -79,7 +79,7 @@ def load_exported(folder: Path, *, dtype: torch.dtype = torch.float32) -> Transf
 
     Raises UserError where the folder is none, FailedWork where its files lack a tensor or cannot be read.
     """
-    model = model_config(_json(folder / "config.json"), folder / "config.json")
+    model = model_config(read_json(folder / "config.json"), folder / "config.json")
     shapes = logical_shapes(model)
     files = _files(folder)
     if model.tied_embeddings:
@@ -118,7 +118,7 @@ def _filled(config: ModelConfig, read: Read, dtype: torch.dtype) -> Transformer:
 def _files(folder: Path) -> dict[str, Path]:
     """Hugging Face tensor name → file, by the index or by the single file itself."""
     if (folder / INDEX).is_file():
-        named = {str(tensor): str(name) for tensor, name in _json(folder / INDEX)["weight_map"].items()}
+        named = {str(tensor): str(name) for tensor, name in read_json(folder / INDEX)["weight_map"].items()}
         for name in named.values():
             require(Path(name).name == name, f"{folder / INDEX}: names the file {name!r} outside its folder")
         return {tensor: folder / name for tensor, name in named.items()}
@@ -133,8 +133,9 @@ def _open(path: Path) -> Any:
         raise FailedWork(f"{path}: cannot be read: {error}") from None
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a file of a Hugging Face folder. Raises UserError where it cannot be read."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return parse_record(read_file(path))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 
 from megatrain.config import Config
 from megatrain.data.batch import Batch
+from megatrain.data.documents import document_start, documents_of
 from megatrain.data.loader import sequential_batches
 from megatrain.data.mixture import Split, TokenMixture, require_windows
 from megatrain.data.tokenizer import Tokenizer
@@ -21,12 +23,14 @@ from megatrain.durable import replacing
 from megatrain.errors import FailedWork, require
 from megatrain.evaluate.loss import ALL, HeldOut, Sums, as_records, evaluate_loss, summary
 from megatrain.evaluate.ngram import NgramModel
-from megatrain.export.generate import load_source
+from megatrain.export.generate import beyond, load_source
 from megatrain.export.source import Source, find_source
 from megatrain.model import LossSum
 from megatrain.parallel.context import ParallelContext
+from megatrain.train.begun import with_start
 from megatrain.train.ranks import keep_memory
 
+logger = logging.getLogger(__name__)
 MODEL = "model"
 NGRAMS = {
     "unigram (discounted, with uniform)": 1,
@@ -53,18 +57,24 @@ def score(
     config: Config | None = None,
     windows: int | None = None,
     baselines: bool = False,
+    note: Callable[[str], object] = logger.warning,
 ) -> Scores:
     """Evaluate a run, a checkpoint or an export on a split of the data that the run's config names.
 
-    The first token of a document or of a window is predicted by nobody, and counts for nobody. n-gram models
-    see their
-    context across the model's windows, within a document.
+    The first token of a window is predicted by nobody, and counts for nobody; so is that of a document where
+    `data.document_start` is none. Where the config does not say, that is as the model was trained. n-gram
+    models see their context across the model's windows, within a document. `note` is called with what a user
+    should know.
     Raises UserError where there is no model or no data, FailedWork for damaged weights.
     """
     source = find_source(where)
     config = config or source.config
     require(config is not None, f"{where}: the run's config is not beside it; name it with --config")
     assert config is not None
+    config = with_start(config, document_start(config.data, source.data_fingerprint))
+    length, trained = config.data.sequence_length, source.trained_length
+    if trained is not None and length > trained:
+        note(f"data.sequence_length is {length:,}, {beyond(trained)}")
     data = TokenMixture.open(config.data, split)
     require_windows(data, split, config.data.sequence_length)
     if config.data.verify == "hash":
@@ -90,7 +100,7 @@ def score(
             ParallelContext.single(),
             sequence_length=config.data.sequence_length,
             micro_batch=max(1, FORWARD_TOKENS // config.data.sequence_length),
-            document_mask=config.data.document_mask,
+            documents=documents_of(config.data),
             windows=windows,
         )
     require(
@@ -164,7 +174,7 @@ def _stream(
         micro_batch=256,
         dp_rank=0,
         dp_size=1,
-        document_mask=config.data.document_mask,
+        documents=documents_of(config.data),
         limit=windows,
     ):
         for row, labels, mask in zip(

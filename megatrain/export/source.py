@@ -13,11 +13,13 @@ from megatrain.checkpoint.place import Place, place_of_run
 from megatrain.checkpoint.read import Checkpoint, committed
 from megatrain.config import Config, load_config
 from megatrain.data.dataset import TokenDataset
+from megatrain.data.documents import documents_in, starts_documents
 from megatrain.data.mixture import tokenizer_folder_of
 from megatrain.data.tokenizer import Tokenizer
 from megatrain.errors import FailedWork, UserError, require
 from megatrain.export.card import RunFacts
-from megatrain.export.load import require_belongs
+from megatrain.export.folder import origin
+from megatrain.export.load import read_json, require_belongs
 from megatrain.state import RunFolder
 
 
@@ -35,6 +37,31 @@ class Source:
     """None where `config` is."""
     damaged: tuple[str, ...] = ()
     """Newer checkpoints of the run that were passed over: "step-00000200: what"."""
+
+    @property
+    def data_fingerprint(self) -> str | None:
+        """Of the data that it was trained on; None for an export that megatrain did not make."""
+        if self.kind == "checkpoint":
+            return Checkpoint(self.folder).manifest.state.data_fingerprint
+        found = origin(Path(self.folder)).get("data_fingerprint")
+        return found if isinstance(found, str) else None
+
+    @property
+    def trained_length(self) -> int | None:
+        """Tokens of a training window; None where nothing says so."""
+        if self.kind == "checkpoint":
+            return self.config.data.sequence_length if self.config is not None else None
+        found = read_json(Path(self.folder) / "config.json").get("max_position_embeddings")
+        return found if isinstance(found, int) else None
+
+    @property
+    def start_id(self) -> int | None:
+        """The token before the first one of a document; None where none was trained."""
+        documents = documents_in(self.data_fingerprint or "")
+        if documents is None and self.kind == "export":
+            found = read_json(Path(self.folder) / "config.json").get("bos_token_id")
+            return found if isinstance(found, int) else None
+        return Tokenizer.load(self.tokenizer_folder).eos_id if starts_documents(documents) else None
 
     @property
     def facts(self) -> RunFacts:

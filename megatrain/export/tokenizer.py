@@ -10,37 +10,49 @@ from typing import Any
 from megatrain.data.tokenizer import (
     HF_COMPANIONS,
     HF_CONFIG,
+    HF_ORIGINAL,
     INFO_FILE,
     MODEL_FILE,
     MODEL_FILES,
     Tokenizer,
     find_tokenizer,
+    model_path,
 )
 from megatrain.data.tokenizer_spm import BPE, CONTROL, NORMAL, SPACE, UNKNOWN, USER_DEFINED, parse_model
 from megatrain.durable import replacing
 from megatrain.errors import require
 from megatrain.export import extra
 
+SPECIAL_TOKENS = "special_tokens_map.json"
+_TEMPLATES = {"TemplateProcessing", "BertProcessing", "RobertaProcessing"}
 
-def write_tokenizer(tokenizer_folder: Path, out: Path, *, max_length: int) -> None:
+
+def write_tokenizer(tokenizer_folder: Path, out: Path, *, max_length: int, starts: bool = True) -> None:
     """Write tokenizer.json and its companions into `out`, with the files that `Tokenizer.load` reads.
 
+    starts: whether EOS was trained as the token before a document; then it is BOS too, else there is none.
     Raises UserError for a sentencepiece model that is not BPE.
     """
     home = find_tokenizer(tokenizer_folder)
     require(home is not None, f"{tokenizer_folder}: no tokenizer there")
     assert home is not None
     if Tokenizer.load(home).info.kind == "hf":
-        _copy(home, out, max_length)
+        _copy(home, out, max_length, starts)
     else:
-        _convert(home, out, max_length)
+        _convert(home, out, max_length, starts)
 
 
-def _copy(home: Path, out: Path, max_length: int) -> None:
-    """The files of a Hugging Face tokenizer as they were imported, but for what transformers would run."""
-    for name in (MODEL_FILES["hf"], INFO_FILE, *HF_COMPANIONS):
+def _copy(home: Path, out: Path, max_length: int, starts: bool) -> None:
+    """Write the files of a Hugging Face tokenizer as they were imported, but for what transformers would run,
+    and for tokens put around each text: no training document had them."""
+    for name in (INFO_FILE, *HF_COMPANIONS):
         if (home / name).is_file():
             shutil.copyfile(home / name, out / name)
+    model = model_path(home, "hf").read_bytes()
+    plain = _without_template(model)
+    (out / MODEL_FILES["hf"]).write_bytes(plain)
+    if plain != model:
+        (out / HF_ORIGINAL).write_bytes(model)
     tokenizer, path = Tokenizer.load(home), out / HF_CONFIG
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     # Code from elsewhere, and classes that build another tokenizer than the one in tokenizer.json.
@@ -48,13 +60,35 @@ def _copy(home: Path, out: Path, max_length: int) -> None:
     # Nobody could write EOS at the end of a text, nor train it: what a text may spell is the caller's choice.
     config.pop("split_special_tokens", None)
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    config["model_max_length"] = max_length
-    named = {"eos_token": tokenizer.eos_id, "bos_token": tokenizer.bos_id}
-    config |= {name: tokenizer.piece(id_) for name, id_ in named.items() if id_ >= 0}
-    write_json(path, config)
+    config |= {"model_max_length": max_length, "add_bos_token": False, "add_eos_token": False}
+    eos = tokenizer.piece(tokenizer.eos_id)
+    write_json(path, _with_ends(config, eos, starts))
+    if (tokens := out / SPECIAL_TOKENS).is_file():
+        write_json(tokens, _with_ends(json.loads(tokens.read_text(encoding="utf-8")), eos, starts))
 
 
-def _convert(home: Path, out: Path, max_length: int) -> None:
+def _without_template(model: bytes) -> bytes:
+    """Return a tokenizer.json that adds no tokens to a text; the same bytes where it adds none."""
+    tokenizer = extra.tokenizers().Tokenizer.from_str(model.decode())
+    tokenizer.no_padding()
+    if not tokenizer.encode("").ids:
+        return model
+    tree = json.loads(model)
+    processor = tree["post_processor"]
+    steps = processor["processors"] if processor["type"] == "Sequence" else [processor]
+    rest = [step for step in steps if step["type"] not in _TEMPLATES]
+    tree["post_processor"] = {"type": "Sequence", "processors": rest} if rest else None
+    return json.dumps(tree, ensure_ascii=False, indent=2).encode()
+
+
+def _with_ends(tree: dict[str, Any], eos: str, starts: bool) -> dict[str, Any]:
+    """Name EOS as both ends of a document, or, where it was not trained as the first, no BOS at all: that of
+    the tokenizer's authors stood before no training document."""
+    rest = {name: value for name, value in tree.items() if name != "bos_token"}
+    return rest | {"eos_token": eos} | ({"bos_token": eos} if starts else {})
+
+
+def _convert(home: Path, out: Path, max_length: int, starts: bool) -> None:
     """A sentencepiece model as Hugging Face's files, and itself beside them.
 
     transformers' own conversion is not used: it drops leading spaces and the model file that others read.
@@ -63,8 +97,9 @@ def _convert(home: Path, out: Path, max_length: int) -> None:
     for name in (MODEL_FILE, INFO_FILE):
         shutil.copyfile(home / name, out / name)
     write_text(out / "tokenizer.json", fast_tokenizer(proto).to_str(pretty=True))
-    write_json(out / HF_CONFIG, _config(proto, max_length))
-    write_json(out / "special_tokens_map.json", _special_tokens(proto))
+    special = _special_tokens(proto, starts)
+    write_json(out / HF_CONFIG, _config(proto, max_length, special))
+    write_json(out / SPECIAL_TOKENS, special)
 
 
 def _parse_bpe(path: Path) -> Any:
@@ -163,19 +198,20 @@ def _normalized(piece: Any) -> bool:
     return SPACE in piece.piece
 
 
-def _special_tokens(proto: Any) -> dict[str, str]:
+def _special_tokens(proto: Any, starts: bool) -> dict[str, str]:
     spec = proto.trainer_spec
-    named = {"bos": spec.bos_id, "eos": spec.eos_id, "unk": spec.unk_id, "pad": spec.pad_id}
-    return {f"{name}_token": proto.pieces[id_].piece for name, id_ in named.items() if id_ >= 0}
+    named = {"eos": spec.eos_id, "unk": spec.unk_id, "pad": spec.pad_id}
+    tokens = {f"{name}_token": proto.pieces[id_].piece for name, id_ in named.items() if id_ >= 0}
+    return _with_ends(tokens, tokens["eos_token"], starts)
 
 
-def _config(proto: Any, max_length: int) -> dict[str, Any]:
+def _config(proto: Any, max_length: int, special: dict[str, str]) -> dict[str, Any]:
     flags = {"lstrip": False, "rstrip": False, "single_word": False}
     return {
         # The one class that transformers 4 and 5 both take as it stands in tokenizer.json.
         "tokenizer_class": "PreTrainedTokenizerFast",
-        **_special_tokens(proto),
-        # Training documents begin with no BOS.
+        **special,
+        # Nothing is put before a text unasked, as in training.
         "add_bos_token": False,
         "add_eos_token": False,
         "add_prefix_space": proto.normalizer_spec.add_dummy_prefix,

@@ -28,7 +28,7 @@ from megatrain.errors import FailedWork, UserError
 from megatrain.observe.log import RunLog
 from megatrain.observe.ranklog import open_rank_log
 from megatrain.observe.samples import open_sample_log
-from megatrain.parallel.collectives import alike, gather_objects
+from megatrain.parallel.collectives import alike, broadcast_object, gather_objects
 from megatrain.parallel.context import ParallelContext
 from megatrain.resilience.control import Control
 from megatrain.resilience.process import age_s
@@ -39,6 +39,7 @@ from megatrain.resilience.timeline import belongs, leaving_out
 from megatrain.resilience.waiting import Waits, timed_waits
 from megatrain.resilience.watchdog import Phase, Watchdog
 from megatrain.state import Event, RunFolder, RunState
+from megatrain.train.begun import settled, with_start
 from megatrain.train.engine import Engine, build_engine
 from megatrain.train.hold import Hold, hold_run, keep_log
 from megatrain.train.preflight import Prepared, prepare_run, require_same_data, writable
@@ -57,10 +58,13 @@ def open_session(
 
     Raises UserError and FailedWork alike on all ranks.
     """
-    world = context.world
+    world, asked = context.world, config.data.document_start
+    config = _settled(config, context)
     prepared = alike(lambda: prepare_run(config, world.size, world.rank), context)
     with hold_run(prepared.folder, config, context) as hold:
         open_rank_log(prepared.folder, world.rank)
+        if asked is None and config.data.document_start == "none":
+            logger.info("data.document_start is not set: none, by which the run was begun")
         faults.arm([_wish(fault) for fault in config.faults])
         faults.begin(hold.attempt)
         if watch is not None:
@@ -82,6 +86,12 @@ def open_session(
             finally:
                 session.loader.close()
                 session.samples.close()
+
+
+def _settled(config: Config, context: ParallelContext) -> Config:
+    """Collective. `settled` by rank 0, which looks at the run's folder for all."""
+    found = alike(lambda: settled(config) if context.world.rank == 0 else config, context)
+    return with_start(config, broadcast_object(found.data.document_start, context.world))
 
 
 def _put_together(

@@ -18,6 +18,7 @@ from megatrain.observe.history import step_lines
 from megatrain.observe.lines import is_count
 from megatrain.resilience.timeline import belongs, leaving_out, read_records
 from megatrain.state import RunFolder, RunState
+from megatrain.train.begun import settled
 from megatrain.train.preflight import require_same_data
 
 
@@ -37,7 +38,7 @@ def samples_of_step(where: Path, step: int, overrides: Sequence[str] = ()) -> St
     """
     path = where / "config.yaml" if where.is_dir() else where
     require(path.is_file(), f"{where}: neither a config nor the folder of a run (config.yaml)")
-    config = load_config(path, overrides)
+    config = settled(load_config(path, overrides))
     require(
         1 <= step <= config.train.steps,
         f"--step ({step}): steps are counted from 1, and the run has {config.train.steps} (train.steps)",

@@ -28,6 +28,7 @@ from megatrain.model.flops import count_parameters
 from megatrain.resilience.lease import read_holder
 from megatrain.resilience.timeline import read_records
 from megatrain.state import RunFolder, RunState
+from megatrain.train.begun import settled
 from megatrain.train.passes import Passes, passes_over, warnings_of
 
 # What the parts of a data fingerprint stand for.
@@ -35,7 +36,7 @@ ORDER = (
     "the shards of data.sources changed",
     "data.sources: which, or their weights, or data.phases or data.shuffle changed",
     "data.sequence_length changed",
-    "data.document_mask or data.packing changed",
+    "data.document_mask, data.document_start or data.packing changed",
 )
 STATE_BYTES = 12  # a parameter in a checkpoint: fp32 weight and two moments
 
@@ -65,7 +66,8 @@ class Prepared:
 
 def prepare_run(config: Config, world: int, rank: int = 0) -> Prepared:
     """Raises UserError for whatever would stop the run later: exit 2 on the login node, not on a thousand
-    GPUs. Rank 0 looks at the run's folder and at its checkpoints."""
+    GPUs. Rank 0 looks at the run's folder and at its checkpoints; elsewhere data.document_start is set."""
+    config = settled(config) if rank == 0 else config
     derived = derive(config, world)
     # Of the shards' sizes rank 0 looks at all, the others at a share: a file system has better things to do.
     share = {"share": rank, "shares": world if rank else 1}

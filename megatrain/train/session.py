@@ -17,6 +17,7 @@ from megatrain.checkpoint.store import (
 )
 from megatrain.checkpoint.tier import MAIN
 from megatrain.config import Config
+from megatrain.data.documents import documents_of
 from megatrain.data.loader import Loader
 from megatrain.errors import FailedWork
 from megatrain.evaluate.loss import ALL, as_records, evaluate_loss
@@ -162,7 +163,7 @@ class Session:
             self.context,
             sequence_length=self.config.data.sequence_length,
             micro_batch=self.config.train.micro_batch,
-            document_mask=self.config.data.document_mask,
+            documents=documents_of(self.config.data),
             windows=self.config.evaluate.windows,
         )
         self.engine.deepspeed.train()

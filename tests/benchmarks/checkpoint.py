@@ -260,7 +260,7 @@ class Training:
         setattr(self.engine.model, "universal_checkpoint_info", {})  # noqa: B010 -  ds_to_universal wants to find it
         random = np.random.default_rng(context.world.rank)
         windows = random.integers(2, config.model.vocab_size, (1, config.data.sequence_length + 1))
-        micro = make_batch(windows, np.array([windows.shape[1]]), eos_id=1, document_mask=False)
+        micro = make_batch(windows, np.array([windows.shape[1]]), eos_id=1, documents="concat")
         self.batch = RankBatch((micro,), np.zeros(1, dtype=np.int64), micro.valid_tokens, 0.0)
         self.state = RunState(seed=0, data_fingerprint="data")
         for _ in range(WARM_UP):

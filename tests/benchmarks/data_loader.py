@@ -142,6 +142,7 @@ def warm(chosen: argparse.Namespace, split: Path, room: Path) -> dict[str, Figur
         "limit: copied as tokens and labels": copier(chosen, places, order, labels=True),
         "megatrain, as it trains": ours(chosen, split, prefetch=2),
         "megatrain, without its thread": ours(chosen, split),
+        "megatrain, document_start: none": ours(chosen, split, document_start="none"),
         "megatrain, no document mask": ours(chosen, split, document_mask=False),
         "megatrain, packed": ours(chosen, split, packing="best_fit"),
     }

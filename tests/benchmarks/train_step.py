@@ -31,6 +31,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from megatrain.config import Config, derive, parse_config
 from megatrain.data.batch import Batch, RankBatch, make_batch
+from megatrain.data.documents import Documents
 from megatrain.export.hf_config import hf_config
 from megatrain.export.names import to_hf
 from megatrain.model import model_plan
@@ -124,7 +125,7 @@ def _config(model: str, dtype: str, *overrides: str) -> Config:
 
 def _contestants(config: Config, context: ParallelContext, compiled: bool) -> list[Contestant]:
     """Everyone warmed up; their first losses are compared, so that all compute the same thing."""
-    plain, packed = _batch(config, documents=False), _batch(config, documents=True)
+    plain, packed = _batch(config, "concat"), _batch(config, "start")
     documents = config.model_copy(update={"data": config.data.model_copy(update={"document_mask": True})})
     blocks = config.model_copy(update={"train": config.train.model_copy(update={"compile": "block"})})
     whole = config.model_copy(update={"train": config.train.model_copy(update={"compile": "engine"})})
@@ -170,15 +171,15 @@ def _race(contestants: list[Contestant], rounds: int, clock: Callable[[], float]
             contestant.seconds.append(clock() - started)
 
 
-def _batch(config: Config, *, documents: bool) -> RankBatch:
-    """Random tokens; with documents, one ends about every 200 of them."""
+def _batch(config: Config, documents: Documents) -> RankBatch:
+    """Random tokens; where documents are kept apart, one ends about every 200 of them."""
     random = np.random.default_rng(0)
     shape = (config.train.micro_batch, config.data.sequence_length + 1)
     windows = random.integers(2, config.model.vocab_size, shape)
-    if documents:
+    if documents != "concat":
         windows[random.random(shape) < 1 / 200] = EOS
     rows = np.arange(config.train.micro_batch)
-    batch = make_batch(windows, np.where(rows >= 0, windows.shape[1], 0), eos_id=EOS, document_mask=documents)
+    batch = make_batch(windows, np.where(rows >= 0, windows.shape[1], 0), eos_id=EOS, documents=documents)
     return RankBatch((batch,), rows, batch.valid_tokens, 0.0)
 
 

@@ -4,6 +4,7 @@ import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from megatrain.data import loader as loader_module
 from megatrain.data.batch import Batch, make_batch, rows_of_rank
 from megatrain.data.dataset import TokenDataset
+from megatrain.data.documents import Documents
 from megatrain.data.files import File
 from megatrain.data.loader import Loader, sequential_batches
 from megatrain.data.manifest import MANIFEST, TokenizerInfo, read_manifest, write_manifest
@@ -34,7 +36,7 @@ def _loader(
     dataset: TokenDataset, dp_rank: int = 0, dp_size: int = 1, micro_batch: int = 2, **options
 ) -> Loader:
     order = SampleOrder({source: dataset.windows(source, S) for source in dataset.sources}, None, seed=3)
-    chosen = {"global_batch": 6, "prefetch": 0, "document_mask": True, **options}
+    chosen = {"global_batch": 6, "prefetch": 0, "documents": "start", **options}
     return Loader(
         dataset,
         order,
@@ -80,7 +82,7 @@ def test_an_id_that_the_tokenizer_has_not_is_found_by_whoever_reads_it(make_data
                 micro_batch=2,
                 dp_rank=0,
                 dp_size=1,
-                document_mask=True,
+                documents="start",
                 limit=None,
             )
         ),
@@ -121,7 +123,7 @@ def test_every_layout_gives_the_same_samples(dataset: TokenDataset) -> None:
 
 
 def test_labels_follow_tokens_and_are_the_orders_windows(dataset: TokenDataset) -> None:
-    loader = _loader(dataset, document_mask=False)
+    loader = _loader(dataset, documents="concat")
     batch = loader.batch(12)
     tokens, labels, positions, mask = _rows(batch.micro_batches)
     assert torch.equal(tokens[:, 1:], labels[:, :-1]) and mask.all() and batch.valid_tokens == 6 * S
@@ -135,14 +137,32 @@ def test_labels_follow_tokens_and_are_the_orders_windows(dataset: TokenDataset) 
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=9, max_size=9), min_size=1, max_size=4))
-def test_document_mask(windows: list[list[int]]) -> None:
-    batch = make_batch(np.array(windows), np.full(len(windows), 9), eos_id=EOS, document_mask=True)
+def test_eos_ends_its_document_and_its_label_does_not_count(windows: list[list[int]]) -> None:
+    batch = make_batch(np.array(windows), np.full(len(windows), 9), eos_id=EOS, documents="mask")
     for row, window in enumerate(windows):
         position = 0
         for at in range(8):
             assert batch.positions[row, at] == position
             assert bool(batch.loss_mask[row, at]) == (window[at] != EOS)
             position = 0 if window[at] == EOS else position + 1
+    assert batch.valid_tokens == int(batch.loss_mask.sum())
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=9, max_size=9), min_size=1, max_size=4),
+    st.sampled_from([None, 0, 4, 8, 9]),
+)
+def test_eos_begins_the_document_behind_it_and_every_label_counts(
+    windows: list[list[int]], real: int | None
+) -> None:
+    counted = None if real is None else np.full(len(windows), real)
+    batch = make_batch(np.array(windows), counted, eos_id=EOS, documents="start")
+    for row, window in enumerate(windows):
+        position = -1
+        for at in range(8):
+            position = 0 if window[at] == EOS else position + 1
+            assert batch.positions[row, at] == position
+            assert bool(batch.loss_mask[row, at]) == (real is None or at + 1 < real)
     assert batch.valid_tokens == int(batch.loss_mask.sum())
 
 
@@ -178,12 +198,12 @@ def test_slow_reads_are_asked_for_a_batch_ahead(
     assert len(told) == len(set(told)) == (60 if slow else 24)
 
 
-@pytest.mark.parametrize("document_mask", [True, False])
-def test_a_batch_that_is_held_stays_as_it_is(dataset: TokenDataset, document_mask: bool) -> None:
+@pytest.mark.parametrize("documents", get_args(Documents))
+def test_a_batch_that_is_held_stays_as_it_is(dataset: TokenDataset, documents: Documents) -> None:
     """Memory is used again, but only when nobody holds it."""
     loader, plain = (
-        _loader(dataset, document_mask=document_mask),
-        _loader(dataset, document_mask=document_mask),
+        _loader(dataset, documents=documents),
+        _loader(dataset, documents=documents),
     )
     held = [loader.batch(6 * step).micro_batches for step in range(5)]
     views = [loader.batch(6 * step).micro_batches[0].labels[:1, 3:] for step in range(5, 8)]
@@ -226,7 +246,7 @@ def test_sequential_batches_take_every_window_once(
                 micro_batch=micro_batch,
                 dp_rank=rank,
                 dp_size=dp_size,
-                document_mask=False,
+                documents="concat",
                 limit=limit,
             )
         )
@@ -259,7 +279,7 @@ def test_a_corpus_smaller_than_one_sample_is_refused(make_dataset: MakeDataset, 
                 micro_batch=1,
                 dp_rank=0,
                 dp_size=1,
-                document_mask=True,
+                documents="start",
                 limit=None,
             )
         )

@@ -74,7 +74,7 @@ def test_the_loader_follows_on_every_layout_and_ahead(dataset: TokenDataset) -> 
             dp_rank=rank,
             dp_size=dp_size,
             sequence_length=S,
-            document_mask=True,
+            documents="start",
             prefetch=prefetch,
         )
 

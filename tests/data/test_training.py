@@ -42,6 +42,13 @@ def several_plans() -> Iterator[None]:
         yield
 
 
+DOCUMENTS: dict[str, dict[str, Any]] = {
+    "start": {},
+    "mask": {"document_start": "none"},
+    "concat": {"document_mask": False},
+}
+
+
 @dataclass(frozen=True)
 class Setting:
     """A run's data section and its batches."""
@@ -56,7 +63,7 @@ def options(draw: st.DrawFn) -> Setting:
     """Every option with every other."""
     data: dict[str, Any] = {
         "packing": draw(st.sampled_from(["none", "best_fit"])),
-        "document_mask": draw(st.booleans()),
+        **draw(st.sampled_from(list(DOCUMENTS.values()))),
         "sequence_length": S,
         "verify": "none",
     }
@@ -149,10 +156,11 @@ def rows_of(samples: TrainingSamples, source: str) -> list[list[int]]:
     return found[:, :-1].tolist()
 
 
-@pytest.mark.parametrize("document_mask", [True, False])
-def test_packed_rows_train_on_each_token_of_each_document_once(folder: Path, document_mask: bool) -> None:
+@pytest.mark.parametrize("documents", DOCUMENTS)
+def test_packed_rows_train_on_each_token_of_each_document_once(folder: Path, documents: str) -> None:
+    """And, unless they are masked, on the first tokens of all documents but those that begin a row."""
     setting = Setting(
-        {"packing": "best_fit", "sequence_length": S, "document_mask": document_mask},
+        {"packing": "best_fit", "sequence_length": S, **DOCUMENTS[documents]},
         {"global_batch": 5, "micro_batch": 2},
         1,
     )
@@ -175,10 +183,17 @@ def test_packed_rows_train_on_each_token_of_each_document_once(folder: Path, doc
                 for token, label, position, counts in zip(tokens, labels, positions, mask, strict=True)
                 if counts and (token != EOS)
             ]
-            if document_mask:
-                begins = [0] + [at + 1 for at, token in enumerate(tokens[:-1]) if token == EOS]
-                assert all(position == 0 for at, position in enumerate(positions) if at in begins)
-                assert not any(counts for token, counts in zip(tokens, mask, strict=True) if token == EOS)
+            ends = [at for at, token in enumerate(tokens[:-1]) if token == EOS]
+            if documents != "concat":
+                begins = [0, *(ends if documents == "start" else [at + 1 for at in ends])]
+                assert [at for at, position in enumerate(positions[:-1]) if position == 0] == sorted(
+                    {*begins} - {S - 1}
+                )
+            counts_behind = [counts for token, counts in zip(tokens, mask, strict=True) if token == EOS]
+            if documents == "mask":
+                assert not any(counts_behind)
+            else:
+                assert mask == sorted(mask, reverse=True), "the padding alone is masked"
     for source, pairs in counted.items():
         wanted = []
         for shard in TokenMixture.open(config.data, "train").datasets[0].manifest.shards:

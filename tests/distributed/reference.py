@@ -7,6 +7,7 @@ import torch
 
 from megatrain.config import Config
 from megatrain.data.batch import make_batch
+from megatrain.data.documents import documents_of
 from megatrain.model.init import build_model
 from megatrain.parallel.context import ParallelContext
 from megatrain.train.schedule import learning_rate
@@ -24,7 +25,12 @@ def plain_run(config: Config, count: int) -> list[Record]:
     for step in range(count):
         first = step * config.train.global_batch
         windows = np.stack([window_of(first + row, config) for row in range(config.train.global_batch)])
-        batch = make_batch(windows, np.full(len(windows), windows.shape[1]), eos_id=EOS, document_mask=True)
+        batch = make_batch(
+            windows,
+            np.full(len(windows), windows.shape[1]),
+            eos_id=EOS,
+            documents=documents_of(config.data),
+        )
         total, tokens = model(batch.tokens, batch.labels, batch.positions, batch.loss_mask)
         loss = total / tokens
         gradients = torch.autograd.grad(loss, parameters)

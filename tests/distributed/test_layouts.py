@@ -81,12 +81,16 @@ def test_other_models_and_recomputation() -> None:
     once = tiny(*split)
     multi_query = tiny("parallel.zero=3", "model.kv_heads=1")
     unclipped = tiny("parallel.zero=2", "optimizer.clip=0")
+    started = tiny("data.document_start=eos")
     found = run_ranks(training.play, 2, [act(training.train, c, 4) for c in (tied, recomputed, once)])[0]
     assert_close(found[0], plain_run(tied, 4), PEER_TOLERANCE)
     assert found[1] == found[2], "recomputation gives the very same numbers"
-    found = run_ranks(training.play, 2, [act(training.train, c, 4) for c in (multi_query, unclipped)])[0]
+    others = (multi_query, unclipped, started)
+    found = run_ranks(training.play, 2, [act(training.train, c, 4) for c in others])[0]
     assert_close(found[0], plain_run(multi_query, 4), PEER_TOLERANCE)
     assert_close(found[1], plain_run(tiny("optimizer.clip=1e30"), 4), PEER_TOLERANCE)
+    assert_close(found[2], plain_run(started, 4), PEER_TOLERANCE)
+    assert {record["valid"] for record in found[2]} == {SAMPLES * 24}, "every label counts"
 
 
 def test_the_norm_counts_slices_on_every_rank_and_replicas_once(reference: list[Record]) -> None:

@@ -23,6 +23,7 @@ from megatrain.checkpoint.store import Store
 from megatrain.checkpoint.tier import MAIN, Tier
 from megatrain.config import Config, derive, parse_config
 from megatrain.data.batch import Batch, RankBatch, make_batch, rows_of_rank
+from megatrain.data.documents import documents_of
 from megatrain.model import LossSum
 from megatrain.parallel.context import ParallelContext
 from megatrain.resilience.signals import Wish
@@ -37,7 +38,8 @@ from megatrain.train.step import train_step
 
 BASE = """
 model: {vocab_size: 64, dim: 32, layers: 2, heads: 4, kv_heads: 2, head_dim: 8, ffn_dim: 48, init_std: 0.1}
-data: {sequence_length: 24}
+# Labels behind EOS do not count: micro-batches and ranks have unequal numbers of labels.
+data: {sequence_length: 24, document_start: none}
 optimizer: {clip: 0.5}
 schedule: {learning_rate: 1e-2, warmup_steps: 2}
 precision: {dtype: fp32}
@@ -110,7 +112,7 @@ def batch_at(consumed: int, config: Config, dp_rank: int, dp_size: int) -> RankB
             windows[at : at + train.micro_batch],
             np.where(rows[at : at + train.micro_batch] >= 0, windows.shape[1], 0),
             eos_id=EOS,
-            document_mask=True,
+            documents=documents_of(config.data),
         )
         for at in range(0, len(rows), train.micro_batch)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ import torch
 
 from megatrain.config import Config
 from megatrain.data.batch import Batch
+from megatrain.data.documents import Documents
 from megatrain.data.mixture import TokenMixture
 from megatrain.evaluate.loss import Sums, as_records, evaluate_loss, held_out, summary
 from megatrain.model import LossSum
@@ -33,7 +34,13 @@ def forward(batch: Batch) -> LossSum:
     return LossSum(total, batch.loss_mask.sum())
 
 
-def evaluate(config: Config, context: ParallelContext, micro_batch: int, windows: int | None) -> Any:
+def evaluate(
+    config: Config,
+    context: ParallelContext,
+    micro_batch: int,
+    windows: int | None,
+    documents: Documents = "start",
+) -> Any:
     data = TokenMixture.open(config.data, "validation")
     lengths = data.tokenizer().byte_lengths()
     return evaluate_loss(
@@ -43,12 +50,12 @@ def evaluate(config: Config, context: ParallelContext, micro_batch: int, windows
         context,
         sequence_length=LENGTH,
         micro_batch=micro_batch,
-        document_mask=True,
+        documents=documents,
         windows=windows,
     )
 
 
-def by_hand(config: Config, source: str) -> tuple[float, int, int]:
+def by_hand(config: Config, source: str, documents: Documents) -> tuple[float, int, int]:
     """Nats, tokens and bytes, one token after the other."""
     data = TokenMixture.open(config.data, "validation")
     lengths = data.tokenizer().byte_lengths()
@@ -57,18 +64,19 @@ def by_hand(config: Config, source: str) -> tuple[float, int, int]:
         row = np.empty((1, LENGTH + 1), np.int64)
         data.read(source, np.array([window]), LENGTH, row)
         for before, label in zip(row[0, :-1], row[0, 1:], strict=True):
-            if before != data.eos_id:
+            if documents != "mask" or before != data.eos_id:
                 nats += float(nats_of(torch.tensor(int(label))))
                 tokens += 1
                 size += int(lengths[label])
     return nats, tokens, size
 
 
-def test_bits_per_byte_by_hand(corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("documents", get_args(Documents))
+def test_bits_per_byte_by_hand(corpus: Path, tmp_path: Path, documents: Documents) -> None:
     config = run_config(corpus, tmp_path)
-    found = evaluate(config, ParallelContext.single(), 3, None)
+    found = evaluate(config, ParallelContext.single(), 3, None, documents)
     assert list(found) == ["prose", "verse", "all"]
-    sums = {source: by_hand(config, source) for source in ("prose", "verse")}
+    sums = {source: by_hand(config, source, documents) for source in ("prose", "verse")}
     sums["all"] = tuple(a + b for a, b in zip(sums["prose"], sums["verse"], strict=True))  # type: ignore[assignment]
     for source, (nats, tokens, size) in sums.items():
         result = found[source]
@@ -141,7 +149,7 @@ def test_a_source_without_a_window_has_no_average(corpus: Path, tmp_path: Path) 
         ParallelContext.single(),
         sequence_length=length,
         micro_batch=1,
-        document_mask=True,
+        documents="start",
         windows=None,
     )
     assert list(found) == ["prose", "verse", "all"]

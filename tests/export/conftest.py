@@ -17,6 +17,7 @@ from megatrain.checkpoint.manifest import Manifest, StoredBox, StoredTensor, box
 from megatrain.checkpoint.place import LocalPlace
 from megatrain.checkpoint.storage import Entry, safetensors_chunks, write_hashed
 from megatrain.config import Config, ModelConfig, to_yaml
+from megatrain.data.documents import Documents
 from megatrain.data.tokenizer import Tokenizer, save_tokenizer
 from megatrain.export.card import RunFacts
 from megatrain.export.hf import ExportResult, export_hf
@@ -90,6 +91,7 @@ def write_checkpoint(
     model: ModelConfig,
     tokenizer: str,
     spoil: Callable[[str, torch.Tensor], object] | None = None,
+    documents: Documents = "start",
 ) -> Path:
     """A checkpoint of random weights, matrices cut into two boxes in two files, with moments beside them."""
     folder.mkdir(parents=True)
@@ -120,7 +122,8 @@ def write_checkpoint(
         )
         for rank, held in enumerate(boxes)
     )
-    state = RunState(seed=1, data_fingerprint="f" * 32, step=int(folder.name[5:]), consumed_tokens=123456)
+    fingerprint = f"{'f' * 32}-{'e' * 32}-96-{documents}"
+    state = RunState(seed=1, data_fingerprint=fingerprint, step=int(folder.name[5:]), consumed_tokens=123456)
     layout = {"tensor": 1, "data": 2, "zero": 1}
     manifest = Manifest(
         state,
@@ -157,12 +160,12 @@ class Run:
         return export_hf(self.checkpoint, self.tokenizer_folder, out, run=self.facts, **settings)
 
 
-def make_run(folder: Path, tokenizer_folder: Path, **changes: Any) -> Run:
+def make_run(folder: Path, tokenizer_folder: Path, documents: Documents = "start", **changes: Any) -> Run:
     """A run with its config and one checkpoint."""
     tokenizer = Tokenizer.load(tokenizer_folder)
     model = tiny_model(tokenizer, **changes)
     run = Run(folder, model, tokenizer_folder)
-    write_checkpoint(run.checkpoint, model, tokenizer.hash)
+    write_checkpoint(run.checkpoint, model, tokenizer.hash, documents=documents)
     config = Config.model_validate(
         {"model": model, "tokenizer": {"folder": str(tokenizer_folder)}, "data": {"sequence_length": 96}}
     )

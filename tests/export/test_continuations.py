@@ -1,17 +1,21 @@
 """A run, its checkpoint and its export go on from a prompt alike; what is none of them is refused."""
 
+import json
 import math
 import re
 import shutil
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megatrain.cli import main
 from megatrain.config import load_config, to_yaml
+from megatrain.data.documents import Documents
 from megatrain.data.manifest import Manifest, write_manifest
 from megatrain.data.shard import write_shard
 from megatrain.data.tokenizer import Tokenizer, save_tokenizer
@@ -20,6 +24,7 @@ from megatrain.export.generate import continuations
 from megatrain.export.load import load_exported, load_model
 from megatrain.export.run import export_run
 from megatrain.export.source import find_source, sample_texts
+from megatrain.model.generate import generate
 from tests.export.conftest import Run, make_run, real_texts, train, write_checkpoint
 
 PROMPTS = ["To be, or", "床前明月光，"]
@@ -136,9 +141,57 @@ def test_weights_that_are_not_finite_are_work_that_failed(
     assert re.fullmatch(r"megatrain: .*shard-00000\.arrow: shard damaged: .*\n", capsys.readouterr().err)
 
 
-def test_an_empty_prompt_is_refused(run: Run) -> None:
-    with pytest.raises(UserError, match="the prompt '' is empty"):
-        continuations(run.folder, ["fine", ""])
+@pytest.mark.parametrize("documents", get_args(Documents))
+def test_an_empty_prompt_begins_a_document_where_a_start_token_was_trained(
+    documents: Documents, tokenizer_folder: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """And an export names that token, and no other, as BOS."""
+    run = make_run(tmp_path / "run", tokenizer_folder, documents)
+    out = run.export(tmp_path / "hf", dtype="fp32", verify="tokenizer").folder
+    named = {
+        *(
+            json.loads((out / f"{name}.json").read_text())["bos_token_id"]
+            for name in ("config", "generation_config")
+        ),
+        AutoTokenizer.from_pretrained(out).bos_token_id,
+        AutoModelForCausalLM.from_pretrained(out).generation_config.bos_token_id,
+    }
+    if documents == "mask":
+        assert named == {None}
+        for where in (run.folder, run.checkpoint, out):
+            with pytest.raises(UserError, match="the prompt is empty, and this model has no start token"):
+                continuations(where, ["fine", ""])
+        return
+    assert named == {tokenizer.eos_id}
+    options = {"max_new_tokens": 6, "temperature": 0, "eos_id": tokenizer.eos_id}
+    new = generate(load_model(run.checkpoint), [tokenizer.eos_id], **options, vocab_size=tokenizer.vocab_size)
+    for where in (run.folder, run.checkpoint, out):
+        assert continuations(where, [""], max_new_tokens=6, temperature=0) == [tokenizer.decode(new)]
+
+
+def test_a_prompt_longer_than_training_is_noted(
+    run: Run, exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for where in (str(run.folder), str(exported)):
+        for length, new, said in (
+            (97, 1, r"the prompt has 97 tokens"),
+            (95, 2, r"prompt and text have 97 tok"),
+        ):
+            words = ["generate", where, "--prompt", "\n" * length, "--max-new-tokens", str(new)]
+            assert main([*words, "--temperature", "0"]) == 0
+            noted = capsys.readouterr().err
+            assert re.fullmatch(rf"megatrain: {said}.* windows of 96; .*\n", noted)
+    assert main(["generate", str(run.folder), "--prompt", "\n" * 90, "--max-new-tokens", "2"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_odd_prompts(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing to write, special tokens spelled as text, and bytes that are not UTF-8."""
+    for prompt in ("", "To be", "</s>", "<s></s>"):
+        assert main(["generate", str(run.folder), "--prompt", prompt, "--max-new-tokens", "0"]) == 0
+        assert capsys.readouterr().out == f"{prompt}\n\n"
+    assert main(["generate", str(run.folder), "--prompt", "\udcff"]) == 2
+    assert re.fullmatch(r"megatrain: [^\n]*\n", capsys.readouterr().err)
 
 
 def prepared(folder: Path, tokenizer: Tokenizer, model: bytes) -> Path:

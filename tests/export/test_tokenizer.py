@@ -63,7 +63,7 @@ def test_decoding_gives_the_text_back(exported: Path, tokenizer: Tokenizer) -> N
 
 def test_control_ids_are_special_and_nothing_is_added(exported: Path, tokenizer: Tokenizer) -> None:
     theirs = AutoTokenizer.from_pretrained(exported)
-    assert (theirs.bos_token_id, theirs.eos_token_id) == (tokenizer.bos_id, tokenizer.eos_id)
+    assert theirs.bos_token_id == theirs.eos_token_id == tokenizer.eos_id
     assert theirs.decode([tokenizer.eos_id], skip_special_tokens=True) == ""
     assert theirs("</s>", split_special_tokens=True)["input_ids"] == tokenizer.encode("</s>")
     assert theirs("</s>")["input_ids"] == [tokenizer.eos_id]

@@ -7,6 +7,7 @@ import pytest
 import tokenizers as library
 from transformers import AutoTokenizer
 
+from data_tools.tokenizer.existing import read_tokenizer
 from data_tools.tokenizer.make import make_tokenizer
 from data_tools.tokenizer.section import TokenizerTraining
 from megatrain.data.tokenizer import Tokenizer
@@ -55,26 +56,31 @@ def test_an_export_verifies_and_generates(home: Path, tmp_path: Path) -> None:
     result = run.export(tmp_path / "hf", dtype="fp32", texts=real_texts(2))
     assert result.tokenizer_texts > 500 and result.verified is not None
     config = json.loads((result.folder / "config.json").read_text())
-    assert (config["bos_token_id"], config["eos_token_id"]) == (0, 1)
+    assert (config["bos_token_id"], config["eos_token_id"]) == (1, 1)
     assert Tokenizer.load(result.folder).hash == Tokenizer.load(home).hash
     texts = [continuations(where, ["To be"], max_new_tokens=5) for where in (run.folder, result.folder)]
     assert texts[0] == texts[1] != [""]
 
 
-def test_transformers_reads_it_as_its_authors_meant(home: Path, tmp_path: Path) -> None:
+def test_transformers_adds_nothing_that_no_training_document_had(home: Path, tmp_path: Path) -> None:
+    """And reads everything else as the tokenizer's authors meant it."""
     write_tokenizer(home, tmp_path, max_length=77)
     tokenizer, theirs = Tokenizer.load(home), AutoTokenizer.from_pretrained(tmp_path)
     ids = tokenizer.encode("To be")
-    assert theirs("To be")["input_ids"] == [0, *ids]
-    assert theirs(f"To be{EOS}", add_special_tokens=False)["input_ids"] == [*ids, 1]
-    assert (theirs.bos_token, theirs.eos_token, theirs.model_max_length) == (BOS, EOS, 77)
+    assert theirs("To be")["input_ids"] == ids
+    assert theirs(f"{BOS}To be{EOS}")["input_ids"] == [0, *ids, 1]
+    assert (theirs.bos_token, theirs.eos_token, theirs.model_max_length) == (EOS, EOS, 77)
     assert theirs.chat_template == "{{ messages }}"
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert "auto_map" not in config
     # An earlier export as the tokenizer's folder: nothing else of it is copied.
     (tmp_path / "weights.safetensors").touch()
     (tmp_path / "again").mkdir()
-    write_tokenizer(tmp_path, tmp_path / "again", max_length=77)
+    write_tokenizer(tmp_path, tmp_path / "again", max_length=77, starts=False)
+    again = AutoTokenizer.from_pretrained(tmp_path / "again")
+    assert (again.bos_token, again.eos_token) == (None, EOS)
+    assert read_tokenizer(tmp_path / "again").model == (home / "tokenizer.json").read_bytes()
+    assert Tokenizer.load(tmp_path / "again").hash == tokenizer.hash
     assert not (tmp_path / "again" / "weights.safetensors").exists()
 
 
