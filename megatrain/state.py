@@ -90,6 +90,7 @@ class Event(enum.Enum):
 
     START = "start"
     RESUME = "resume"
+    CHANGE = "change"
     SAVE = "save"
     COMMIT = "commit"
     EVALUATION = "evaluation"
@@ -151,6 +152,11 @@ class RunFolder:
     @property
     def config(self) -> Path:
         return self.root / "config.yaml"
+
+    @property
+    def settings(self) -> Path:
+        """Settings that decide numbers, of each start that changed them."""
+        return self.root / "settings.json"
 
     @property
     def metrics(self) -> Path:

@@ -14,7 +14,7 @@ def none_whole(place: Place, damaged: Sequence[str]) -> str:
     """What is said of a run whose checkpoints are all damaged: it must not quietly begin anew."""
     return (
         f"{place}: no checkpoint is whole ({' | '.join(damaged)}); "
-        "restore one of them, or move the folder away to start anew"
+        "restore one of them, or move the folder away and set checkpoint.restart_from_zero=true to start anew"
     )
 
 

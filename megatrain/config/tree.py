@@ -255,6 +255,9 @@ class CheckpointConfig(Section):
     tiers: tuple[TierConfig, ...] = ()
     """Nearer places with checkpoints more often, nearest last; a run goes on from the newest of all that is
     whole."""
+    restart_from_zero: bool = False
+    """Begin at step 0 where the run's folder says that checkpoints were committed but none is found. The
+    default refuses that: a folder may be unmounted, a URL wrong. Not read while there is a checkpoint."""
     load_weights_from: str | None = None
     """Start a new run from the weights of this checkpoint folder or URL, with a fresh optimizer."""
 

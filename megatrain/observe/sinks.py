@@ -103,7 +103,8 @@ class Terminal:
             self._print(step_line(record, self._total_steps, eta_s))
 
     def write_event(self, record: Record) -> None:
-        known = ("event", "step", "cause", "time", "unix")
+        # `numbers` and `summation` of a change are in its cause.
+        known = ("event", "step", "cause", "time", "unix", "numbers", "summation")
         details = ", ".join(f"{name} {_told(value)}" for name, value in record.items() if name not in known)
         cause = f": {record['cause']}" if record["cause"] else ""
         text = f"{record['event']} at step {record['step']}{cause}" + (f" ({details})" if details else "")

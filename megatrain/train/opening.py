@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
+import torch
+
 import megatrain
 from megatrain import faults
 from megatrain.checkpoint.belonging import (
@@ -40,9 +42,18 @@ from megatrain.resilience.waiting import Waits, timed_waits
 from megatrain.resilience.watchdog import Phase, Watchdog
 from megatrain.state import Event, RunFolder, RunState
 from megatrain.train.begun import settled, with_start
+from megatrain.train.changes import Settings, Starts, changes, read_starts, settings_now, write_start
 from megatrain.train.engine import Engine, build_engine
 from megatrain.train.hold import Hold, hold_run, keep_log
-from megatrain.train.preflight import Prepared, prepare_run, require_same_data, writable
+from megatrain.train.preflight import Prepared, changed_data, prepare_run, require_same_data, writable
+from megatrain.train.progress import (
+    Progress,
+    fresh_start,
+    newer_lost,
+    read_progress,
+    require_left_out,
+    require_not_lost,
+)
 from megatrain.train.rollback import known_records
 from megatrain.train.session import Session
 
@@ -106,6 +117,7 @@ def _put_together(
 ) -> tuple[Session, RunState]:
     """Collective. Engine, checkpoints and data, in the order in which one needs the other."""
     world, folder, settings, care = context.world, prepared.folder, config.checkpoint, config.resilience
+    starts = read_starts(folder) if world.rank == 0 else Starts()  # an older run has its config.yaml alone
     if world.rank == 0:
         print(_write_config(folder, config, prepared, hold.attempt), flush=True)
     if care.selfcheck.enabled:
@@ -119,7 +131,7 @@ def _put_together(
         timeout_s=settings.timeout_s,
         lost=hold.lease.lost if hold.lease is not None else may_commit,
     )
-    state = _begin(config, prepared, engine, store, log, hold.attempt)
+    state = _begin(config, prepared, engine, store, log, hold.attempt, starts)
     _tell_of_faults(config, state, log)
     store.reserve(engine.held())
     loader = open_loader(
@@ -174,13 +186,27 @@ def _unwatched(phase: Phase, step: int) -> None:
 
 
 def _begin(
-    config: Config, prepared: Prepared, engine: Engine, store: Store, log: RunLog, attempt: int
+    config: Config,
+    prepared: Prepared,
+    engine: Engine,
+    store: Store,
+    log: RunLog,
+    attempt: int,
+    starts: Starts,
 ) -> RunState:
-    """Collective. Read the checkpoint that the run goes on from, or start fresh."""
-    context = engine.context
-    records = known_records(prepared.folder, context)
+    """Collective. Read the checkpoint that the run resumes from, or start fresh. `starts`: on rank 0, the
+    settings of earlier starts."""
+    context, folder = engine.context, prepared.folder
+    first = context.world.rank == 0
+    records = known_records(folder, context)
     state = RunState(seed=config.run.seed, data_fingerprint=prepared.fingerprint, attempt=attempt)
     found = store.find(lambda stored: belongs(stored, records))
+    progress: Progress = alike(
+        lambda: read_progress(folder, steps=found.name is None) if first else Progress(), context
+    )
+    if found.name is None:
+        on_purpose = config.checkpoint.restart_from_zero
+        alike(lambda: require_not_lost(folder, progress, prepared.place, on_purpose=on_purpose), context)
     if records:  # a rollback that was cut off may have left some behind
         store.forget(lambda stored: belongs(stored, records))
     for damaged in found.damaged:
@@ -190,21 +216,23 @@ def _begin(
         "layout": prepared.identity.layout,
         "passes": {one.source: round(one.passes, 3) for one in prepared.passes},
     }
+    versions = {"torch": torch.__version__, "megatrain": megatrain.__version__, "device": context.device.type}
+    now = settings_now(config, context.world.size, versions)
     if found.name is not None:
         checkpoint = store.open(found, engine.held())
         stored = checkpoint.manifest.state
         alike(lambda: require_same_model(checkpoint, prepared.identity), context)
         alike(lambda: _require_precision(checkpoint, prepared, config), context)
         alike(lambda: require_same_data(stored, prepared.fingerprint, config), context)
+        alike(lambda: require_left_out(folder, progress, records, stored.skipped) if first else None, context)
         engine.load(checkpoint)
         state = replace(stored, attempt=attempt, data_fingerprint=prepared.fingerprint)
-        log.event(
-            Event.RESUME,
-            state.step,
-            str(checkpoint),
-            **about,
-            startup_s=age_s(),
-        )
+        log.event(Event.RESUME, state.step, str(checkpoint), **about, startup_s=age_s())
+        lost = newer_lost(progress, state.step)
+        if lost is not None and not found.damaged:
+            log.event(Event.FAULT, state.step, lost)
+        if first:
+            _log_changes(log, checkpoint, starts, now, changed_data(stored, prepared.fingerprint, config))
     elif config.checkpoint.load_weights_from is not None:
         source = config.checkpoint.load_weights_from
         checkpoint = alike(lambda: Checkpoint(source), context)
@@ -212,16 +240,34 @@ def _begin(
         world, hashes = context.world, config.checkpoint.verify
         alike(lambda: require_whole(checkpoint, world.rank, world.size, hashes=hashes), context)
         engine.load_weights(checkpoint)
-        log.event(
-            Event.START,
-            0,
-            f"weights of {source}",
-            **about,
-            startup_s=age_s(),
-        )
+        cause = "; ".join(filter(None, [f"weights of {source}", fresh_start(progress)]))
+        log.event(Event.START, 0, cause, **about, startup_s=age_s())
     else:
-        log.event(Event.START, 0, "", **about, startup_s=age_s())
+        log.event(Event.START, 0, fresh_start(progress), **about, startup_s=age_s())
+    if first:
+        write_start(folder, starts, attempt, now)
     return leaving_out(state, records)
+
+
+def _log_changes(
+    log: RunLog, checkpoint: Checkpoint, starts: Starts, now: Settings, data: str | None
+) -> None:
+    """Log what this start does otherwise than the one that saved the checkpoint."""
+    manifest = checkpoint.manifest
+    state, before = manifest.state, starts.of(manifest.state.attempt)
+    if before is None:
+        cause = (
+            f"what changed since step {state.step} is not known: {starts.unknown or 'no record of its start'}"
+        )
+        log.event(Event.CHANGE, state.step, "; ".join(filter(None, [cause, data])))
+        return
+    # The checkpoint itself says on which layout and in which precision it was trained.
+    names = {"tensor": "parallel.tensor", "zero": "parallel.zero", "world": "ranks"}
+    known = {names[name]: value for name, value in manifest.layout.items() if name in names}
+    precision = {f"precision.{name}": value for name, value in (manifest.precision or {}).items()}
+    found = changes({**before, **known, **precision}, now, state.step, data)
+    if found is not None:
+        log.event(Event.CHANGE, state.step, found.text, numbers=found.numbers, summation=found.summation)
 
 
 def _require_precision(checkpoint: Checkpoint, prepared: Prepared, config: Config) -> None:

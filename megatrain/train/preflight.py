@@ -30,6 +30,7 @@ from megatrain.resilience.timeline import read_records
 from megatrain.state import RunFolder, RunState
 from megatrain.train.begun import settled
 from megatrain.train.passes import Passes, passes_over, warnings_of
+from megatrain.train.progress import read_progress, require_left_out, require_not_lost
 
 # What the parts of a data fingerprint stand for.
 ORDER = (
@@ -112,7 +113,11 @@ def prepare_run(config: Config, world: int, rank: int = 0) -> Prepared:
         _check_room(folder, place, config, len(existing))
         if existing:
             _check_existing(place, existing, config, identity, fingerprint)
-        elif config.checkpoint.load_weights_from is not None:
+        elif not config.checkpoint.tiers:  # of which this host may see none
+            require_not_lost(
+                folder, read_progress(folder), place, on_purpose=config.checkpoint.restart_from_zero
+            )
+        if not existing and config.checkpoint.load_weights_from is not None:
             _check_weights(config.checkpoint.load_weights_from, identity)
     return Prepared(
         derived,
@@ -135,17 +140,20 @@ def require_same_data(stored: RunState, ours: str, config: Config) -> None:
     purpose."""
     if stored.data_fingerprint == ours or config.data.allow_change:
         return
-    changed = [
-        what
-        for what, there, now in zip(ORDER, stored.data_fingerprint.split("-"), ours.split("-"), strict=False)
-        if there != now
-    ]
-    if stored.seed != config.run.seed:
-        changed = [f"run.seed is {stored.seed} there and {config.run.seed} in the config"]
     raise UserError(
         f"{config.run.folder}: the run was trained on other data or in another order "
-        f"({'; '.join(changed) or 'unknown'}); set data.allow_change=true if that is on purpose"
+        f"({changed_data(stored, ours, config)}); set data.allow_change=true if that is on purpose"
     )
+
+
+def changed_data(stored: RunState, ours: str, config: Config) -> str | None:
+    """Return what the fingerprints say of changed data; None where nothing changed."""
+    if stored.data_fingerprint == ours:
+        return None
+    if stored.seed != config.run.seed:
+        return f"run.seed is {stored.seed} there and {config.run.seed} in the config"
+    pairs = zip(ORDER, stored.data_fingerprint.split("-"), ours.split("-"), strict=False)
+    return "; ".join(what for what, there, now in pairs if there != now) or "unknown"
 
 
 def _tokenizer(config: Config, train: TokenMixture) -> Tokenizer:
@@ -217,7 +225,9 @@ def _check_existing(
         require_same_model(checkpoint, identity)
         require_same_precision(checkpoint, identity, allow_change=config.checkpoint.allow_precision_change)
         require_same_data(checkpoint.manifest.state, fingerprint, config)
-        done = checkpoint.manifest.state.step
+        folder, state = RunFolder(Path(config.run.folder)), checkpoint.manifest.state
+        require_left_out(folder, read_progress(folder, steps=False), read_records(folder), state.skipped)
+        done = state.step
         require(
             done <= config.train.steps,
             f"train.steps ({config.train.steps}) is below the step that {config.run.folder} has reached "
