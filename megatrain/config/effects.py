@@ -47,7 +47,7 @@ EFFECTS: Mapping[Effect, str] = {
         deepspeed.zero_optimization.stage3_max_reuse_distance
         deepspeed.zero_optimization.sub_group_size
     """,
-    "data": "data.sources tokenizer.folder",
+    "data": "data.sources data.document_start tokenizer.folder",
     "none": """
         version run.name run.folder
         data.prefetch data.cache.folder data.cache.gib data.cache.ahead data.retry_s data.verify
