@@ -6,28 +6,37 @@ A million steps take 100 MB and seconds; no line is held as an object.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from megatrain.observe.lines import (
+    MAX_INT,
+    MAX_UNIX_S,
     Line,
     Newest,
     Odd,
+    blocks,
     is_count,
     is_moment,
     is_number,
     last_of_each,
+    lines_of,
     newest_only,
+    parse,
     read_lines,
-    read_numbered,
 )
 from megatrain.state import Event, RunFolder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 NEEDED = ("time", "step_s", "ckpt_stall_s")
 """Numbers that each step has."""
@@ -56,7 +65,30 @@ class Steps:
         self.skipped.append(line["skipped"])
         for name, column in self.numbers.items():
             value = line.get(name)
-            column.append(float("nan") if value is None else value)
+            column.append(math.nan if value is None else value)
+
+    def add_block(self, block: bytes, newest: Newest) -> bool:
+        """Append many lines that are all as megatrain writes them, in a tenth of the time; False, and nothing
+        is changed, where one is not or may not be: look at each of them."""
+        table = _as_table(block)
+        if table is None:
+            return False
+        columns = {name: table[name].to_numpy() for name in (*NEEDED, *OPTIONAL, "step", "attempt")}
+        spans = np.stack([columns[name] for name in NEEDED])
+        infinite = any(np.isinf(columns[name]).any() for name in OPTIONAL)
+        counts = (columns["step"], columns["attempt"])
+        whole = all(one.min() >= 0 and one.max() <= MAX_INT for one in counts)
+        if infinite or not whole or not ((spans >= 0) & (spans <= MAX_UNIX_S)).all():
+            return False
+        highest = np.maximum.accumulate(np.maximum(columns["attempt"], newest.attempt))
+        counting = columns["attempt"] == highest
+        newest.attempt = int(highest[-1])
+        newest.stale += int((~counting).sum())
+        self.step.frombytes(columns["step"][counting].tobytes())
+        self.skipped.extend(table["skipped"].to_numpy(zero_copy_only=False)[counting].tobytes())
+        for name, column in self.numbers.items():
+            column.frombytes(columns[name][counting].tobytes())
+        return True
 
     def column(self, name: str) -> npt.NDArray[np.float64]:
         return np.frombuffer(self.numbers[name], dtype=np.float64) if self.step else np.empty(0)
@@ -70,6 +102,35 @@ class Steps:
                 kept.pop()
             kept.append(row)
         return np.array(kept, dtype=np.int64)
+
+
+def _as_table(block: bytes) -> pa.Table | None:
+    """Parse lines of metrics.jsonl with Arrow; None where `why_no_step` might find anything odd in one."""
+    import pyarrow as pa
+    import pyarrow.json
+
+    lines = block.count(b"\n")
+    # As many objects as lines, nothing within them, nothing but text.
+    if not block.isascii() or block.count(b"{") != lines or b"[" in block or b"\r" in block:
+        return None
+    numbers = [pa.field(name, pa.float64()) for name in (*NEEDED, *OPTIONAL)]
+    counts = [pa.field(name, pa.int64()) for name in ("step", "attempt")]
+    options = pyarrow.json.ParseOptions(
+        explicit_schema=pa.schema([*numbers, *counts, pa.field("skipped", pa.bool_())]),
+        unexpected_field_behavior="ignore",
+    )
+    try:
+        table = pyarrow.json.read_json(
+            pa.BufferReader(block),
+            parse_options=options,
+            read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(block) + 1),
+        )
+    except pa.ArrowInvalid:
+        return None
+    needed = (*NEEDED, "step", "attempt", "skipped")
+    if table.num_rows != lines or any(table[name].null_count for name in needed):
+        return None
+    return table.combine_chunks()
 
 
 @dataclass
@@ -93,6 +154,9 @@ def reading(folder: RunFolder) -> Iterator[History | None]:
     """Read as `read_history` does, yielding None about once a second before the result."""
     history, newest = History(), Newest()
 
+    def quick(block: bytes) -> bool:
+        return history.steps.add_block(block, newest)
+
     def step(line: Line) -> None:
         if newest.counts(line):
             history.steps.add(line)
@@ -101,22 +165,33 @@ def reading(folder: RunFolder) -> Iterator[History | None]:
         if line["event"] not in (Event.SAVE.value, Event.COMMIT.value):
             history.events.append(line)
 
-    yield from _take(folder.metrics, why_no_step, step)
-    yield from _take(folder.events, why_no_event, event)
+    yield from _take(folder.metrics, quick, why_no_step, step)
+    yield from _take(folder.events, lambda block: False, why_no_event, event)
     history.steps.stale = newest.stale
     yield history
 
 
-def _take(path: Path, why_not: Callable[[Line], str], take: Callable[[Line], None]) -> Iterator[None]:
-    """Hand over the sound lines of a file; what is not read is one warning."""
+def _take(
+    path: Path,
+    quick: Callable[[bytes], bool],
+    why_not: Callable[[Line], str],
+    take: Callable[[Line], None],
+) -> Iterator[None]:
+    """Hand over the sound lines of a file, and unparsed those that `quick` takes; what is not read is one
+    warning."""
     odd, until = Odd(path), time.monotonic() + SLICE_S
     try:
-        for number, line in read_numbered(path, odd):
-            if why := why_not(line):
-                odd.add(number, why)
-            else:
-                take(line)
-            if number % 1000 == 0 and time.monotonic() > until:
+        for first, block in blocks(path):
+            if not quick(block):
+                for number, text in lines_of(first, block):
+                    line = parse(number, text, odd)
+                    if line is None:
+                        continue
+                    if why := why_not(line):
+                        odd.add(number, why)
+                    else:
+                        take(line)
+            if time.monotonic() > until:
                 yield None
                 until = time.monotonic() + SLICE_S
     except OSError as error:

@@ -17,6 +17,7 @@ from typing import Any
 from megatrain.records import parse_record
 
 MAX_LINE_BYTES = 1 << 24
+BLOCK_BYTES = 1 << 20
 MAX_INT = 1 << 53  # what a JSON number holds exactly everywhere
 MAX_UNIX_S = 1e11  # the year 5138
 STEP_FIRST = re.compile(rb'\{"step": (\d{1,15})[,}]')
@@ -52,6 +53,31 @@ def read_numbered(path: Path, odd: Odd | None = None) -> Iterator[tuple[int, Lin
     Skips what is no JSON object and reports it to `odd`. A last line without its end is one that is being
     written, or that a kill tore: it is skipped without a word. Raises OSError, also for a folder or a FIFO.
     """
+    for first, block in blocks(path):
+        for number, text in lines_of(first, block):
+            line = parse(number, text, odd)
+            if line is not None:
+                yield number, line
+
+
+def parse(number: int, text: bytes, odd: Odd | None) -> Line | None:
+    """Return the JSON object of a line; None for what is none, of which `odd` hears."""
+    try:
+        if len(text) >= MAX_LINE_BYTES:
+            raise ValueError(f"longer than {MAX_LINE_BYTES:,} bytes")
+        return parse_record(text)
+    except json.JSONDecodeError as error:
+        if odd is not None and text.endswith(b"\n") and text.strip():
+            odd.add(number, f"{error.msg} at column {error.colno}")
+    except ValueError as error:
+        if odd is not None:
+            odd.add(number, str(error)[:200])
+    return None
+
+
+def blocks(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (number of the first line, whole lines), a megabyte at a time; the last may lack its end, and of
+    a line that is too long only the beginning is there. An absent file has none. Raises OSError."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -59,21 +85,24 @@ def read_numbered(path: Path, odd: Odd | None = None) -> Iterator[tuple[int, Lin
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "is not a regular file", str(path))
-        number = 0
-        while line := file.readline(MAX_LINE_BYTES):
-            number += 1
-            try:
-                if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
-                    while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
-                        pass
-                    raise ValueError(f"longer than {MAX_LINE_BYTES:,} bytes")
-                yield number, parse_record(line)
-            except json.JSONDecodeError as error:
-                if odd is not None and line.endswith(b"\n") and line.strip():
-                    odd.add(number, f"{error.msg} at column {error.colno}")
-            except ValueError as error:
-                if odd is not None and line.endswith(b"\n"):
-                    odd.add(number, str(error)[:200])
+        number = 1
+        while block := file.read(BLOCK_BYTES):
+            if not block.endswith(b"\n"):
+                block += file.readline(MAX_LINE_BYTES)
+            while not block.endswith(b"\n") and (rest := file.readline(MAX_LINE_BYTES)):
+                if rest.endswith(b"\n"):
+                    block += b"\n"
+            yield number, block
+            number += block.count(b"\n")
+
+
+def lines_of(first: int, block: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield (number, line with its end)."""
+    *whole, torn = block.split(b"\n")
+    for number, line in enumerate(whole, first):
+        yield number, line + b"\n"
+    if torn:
+        yield first + len(whole), torn
 
 
 def read_lines(path: Path, odd: Odd | None = None) -> Iterator[Line]:

@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from megatrain.observe.balance import read_balance
-from megatrain.observe.history import read_evaluations, read_history, read_metrics
+from megatrain.observe.history import Steps, read_evaluations, read_history, read_metrics, why_no_step
 from megatrain.observe.ledger import read_ledger
-from megatrain.observe.lines import Furthest, tail
+from megatrain.observe.lines import Furthest, Newest, tail
 from megatrain.observe.report import draw_loss_curve, thinned
 from megatrain.state import RunFolder
+from tests.observe.test_log import FIELDS
 
 STEP = {"step": 1, "time": 100.0, "step_s": 1.0, "ckpt_stall_s": 0.0, "skipped": False, "loss": 2.0}
 ODD_STEPS: list[str] = [
@@ -72,6 +75,56 @@ def test_odd_lines_are_skipped_and_counted_in_one_warning(
     assert len(warnings) == 2 and "line 2: `step` is no count" in warnings[0]
     assert read_ledger(folder).seconds["productive"] == 2.0 and read_balance(folder) == []
     assert read_evaluations(folder) == [] and draw_loss_curve(folder).exists()
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(allow_nan=False, allow_infinity=False),
+            st.floats(0, 1e10),
+            st.integers(0, 2**53),
+            st.integers(0, 3),
+            st.sampled_from([None, "rank 3 on far", 'a \\\\ "b"']),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+    st.sampled_from(
+        [b"", b"x\n", b"[]\n", b"{}\n", b'{"step": 1}{"step": 2}\n', b"\n", "中\n".encode(), b"\xff\n"]
+    ),
+)
+def test_lines_that_are_read_together_are_read_as_one_by_one(
+    story: list[tuple[float, float, int, int, str | None, bool]], odd: bytes
+) -> None:
+    together, apart, highest, newest = Steps(), Steps(), Newest(), Newest()
+    block = b""
+    for loss, moment, count, attempt, slow, skipped in story:
+        line: dict[str, Any] = dict.fromkeys(FIELDS, 0.25) | {
+            **{
+                "step": count,
+                "consumed_tokens": count,
+                "attempt": attempt,
+                "loss": loss,
+                "comm_wait_s": None,
+            },
+            **{"skipped": skipped, "slow": slow, "time": moment, "step_s": moment},
+        }
+        block += json.dumps(line).encode() + b"\n"
+        assert not why_no_step(line)
+        if newest.counts(line):
+            apart.add(line)
+    assert together.add_block(block + odd, highest) == (odd == b"")
+    if not odd:
+        assert str(together) == str(apart), "text, as NaN is not equal to itself"
+        assert (highest.attempt, highest.stale) == (newest.attempt, newest.stale)
+
+
+@pytest.mark.parametrize("odd", ODD_STEPS)
+def test_a_block_with_an_odd_line_is_read_line_by_line(odd: str) -> None:
+    steps = Steps()
+    assert not steps.add_block(f"{json.dumps(STEP)}\n{odd}\n".encode("utf-8", "surrogateescape"), Newest())
+    assert steps == Steps()
 
 
 def test_what_is_no_file_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
