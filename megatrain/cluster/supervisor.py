@@ -22,11 +22,13 @@ from typing import BinaryIO
 from megatrain.cluster.hosts import Host, answering, read_hostfile, usable
 from megatrain.cluster.launchers import command_line, environment, local_world
 from megatrain.config import Config
+from megatrain.errors import FailedWork, UserError
 from megatrain.observe.lines import Furthest
 from megatrain.observe.metrics import event_record
 from megatrain.observe.sinks import LineFile
 from megatrain.resilience.alerts import LIMIT_S, alert, message
 from megatrain.resilience.control import RENEW_S, Control, Failure
+from megatrain.resilience.lease import read_holder
 from megatrain.resilience.process import this_process
 from megatrain.state import Event, RunFolder
 from megatrain.train.main import PREEMPTED
@@ -49,6 +51,8 @@ class End:
     """We got a signal."""
     reason: str
     """What happened, in one line; for a fault."""
+    lease: str | None = None
+    """The key of the lease on the run that it took."""
 
 
 def planned_world(config: Config) -> int:
@@ -80,13 +84,12 @@ def supervise(config: Config, config_path: Path, overrides: Sequence[str]) -> in
         furthest = max(step, furthest)
         if restarts >= rules.most or fruitless >= rules.without_progress:
             why = f"gave up after {restarts} restarts, {fruitless} starts in a row without progress"
-            _tell(config, Event.GIVE_UP, step, f"{why}: {end.reason}")
+            _tell(config, Event.GIVE_UP, step, f"{why}: {end.reason}", end.lease)
             return GAVE_UP if rules.most else 1
         restarts += 1
         wait_s = rules.wait_s * 2 ** min(fruitless, MOST_DOUBLINGS)
-        _tell(
-            config, Event.RESTART, step, f"{end.reason}; restart {restarts} in {wait_s:g} s", restart=restarts
-        )
+        cause = f"{end.reason}; restart {restarts} in {wait_s:g} s"
+        _tell(config, Event.RESTART, step, cause, end.lease, restart=restarts)
         if _signalled_within(wait_s):
             return PREEMPTED
 
@@ -126,7 +129,7 @@ def launch(
         asked = _wait(process, control, config.resilience.grace_s, meanwhile)
         vanished = [rank for rank, _ in control.living()]
         reason = what_happened(vanished, control.failures(), process.returncode)
-        return End(control.exit_code(), asked, reason)
+        return End(control.exit_code(), asked, reason, control.lease_key())
 
 
 def what_happened(vanished: Sequence[int], failures: Sequence[Failure], code: int) -> str:
@@ -272,17 +275,33 @@ def _hosts(config: Config) -> list[Host]:
     return chosen
 
 
-def _tell(config: Config, event: Event, step: int, cause: str, **details: object) -> None:
-    """On stderr, in the run's events where there is a run, and to whom the config names."""
+def _tell(config: Config, event: Event, step: int, cause: str, lease: str | None, **details: object) -> None:
+    """On stderr, in the run's events where there is a run, and to whom the config names; on stderr alone
+    where another attempt than the one with the key `lease` is running it."""
     print(f"megatrain: {event.value} at step {step}: {cause}", file=sys.stderr, flush=True)
     folder = RunFolder(Path(config.run.folder))
     record = event_record(event, step, cause, details, time.time())
+    if _is_elsewhere(folder, lease):
+        return
     if folder.root.is_dir():
         with suppress(OSError):
             file = LineFile(folder.events)
-            file.append(record)
-            file.close()
+            try:
+                file.append(record)
+            finally:
+                file.close()
     told = alert(config.resilience.alert, message(config.run.name, record))
     if event is Event.GIVE_UP:  # this process ends now
         for thread in told:
             thread.join(LIMIT_S)
+
+
+def _is_elsewhere(folder: RunFolder, lease: str | None) -> bool:
+    """Whether somebody else may be running it, as far as can be known."""
+    try:
+        holder = read_holder(folder)
+    except (UserError, FailedWork):
+        return False
+    if holder is None or holder.released or holder.key == lease:
+        return False
+    return not holder.process.has_ended()

@@ -8,11 +8,13 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 
 from megatrain.config import Config
+from megatrain.observe.append import Fence, unfenced
 from megatrain.observe.ledger import Ledger
 from megatrain.observe.metrics import Circumstances, Hardware, Record, event_record, step_record
 from megatrain.observe.sinks import JsonLines, Results, Sink, Terminal
@@ -26,7 +28,8 @@ class RunLog:
     """Steps, events and evaluations of a run; without sinks it does nothing, so every rank can hold one.
 
     No sink stops the run: one that raises OSError is warned about once until it works again, and what a sink
-    complains of becomes a `fault` event in the others.
+    complains of becomes a `fault` event in the others. Where another attempt holds the run, every call raises
+    FailedWork, and no sink gets anything.
     """
 
     def __init__(
@@ -37,8 +40,10 @@ class RunLog:
         sequence_length: int,
         ledger: Ledger | None = None,
         alert: Callable[[Record], object] = lambda record: None,
+        fence: Fence = unfenced,
     ) -> None:
         """`ledger`: of what the run wrote before; `alert` hears of every event."""
+        self._fence = fence
         self._alert = alert
         self._sinks = tuple(sinks)
         self._ledger = ledger or Ledger()
@@ -55,6 +60,7 @@ class RunLog:
         if not self._sinks:
             return
         self._step = state.step
+        self._require_held()
         around = Circumstances(self._sequence_length, ckpt_stall_s, memory_gib(), time.time(), slow)
         record = step_record(state, result, self._hardware, around)
         self._ledger.step(record)
@@ -66,6 +72,7 @@ class RunLog:
         if not self._sinks:
             return
         self._step = step
+        self._require_held()
         record = event_record(event, step, cause, details, time.time())
         self._ledger.event(record)
         self._write_event(record)
@@ -81,6 +88,7 @@ class RunLog:
         is an average over nothing."""
         if not self._sinks:
             return
+        self._require_held()
         details = {"consumed_tokens": state.consumed_tokens, "attempt": state.attempt}
         record = event_record(Event.EVALUATION, state.step, "", details, time.time())
         self._tell(lambda sink: sink.write_evaluation(record, results))
@@ -94,6 +102,10 @@ class RunLog:
                 logger.warning("%s", complaint)
         self._sinks = ()
 
+    def _require_held(self) -> None:
+        with suppress(OSError):  # not known now: the files keep their lines, see Appender
+            self._fence()
+
     def _write_event(self, record: Record) -> None:
         self._tell(lambda sink: sink.write_event(record))
 
@@ -103,7 +115,7 @@ class RunLog:
                 write(sink)
             except OSError as error:
                 if number not in self._failing:
-                    logger.warning("%s cannot write, lines are lost: %s", type(sink).__name__, error)
+                    logger.warning("%s cannot write now: %s", type(sink).__name__, error.strerror or error)
                 self._failing.add(number)
             else:
                 self._failing.discard(number)
@@ -120,14 +132,16 @@ def open_log(
     hardware: Hardware,
     alert: Callable[[Record], object] = lambda record: None,
     ledger: Ledger | None = None,
+    fence: Fence = unfenced,
 ) -> RunLog:
     """The log of this rank: on rank 0 files, terminal and wandb as the config says, on others nothing.
 
-    ledger: of what the run wrote before. Raises OSError for a file that cannot be appended to.
+    ledger: of what the run wrote before. fence: see `RunLog`. Raises OSError for a file that cannot be
+    appended to.
     """
     sinks: list[Sink] = []
     if rank == 0:
-        sinks.append(JsonLines(folder.metrics, folder.events))
+        sinks.append(JsonLines(folder.metrics, folder.events, fence))
         sinks.append(
             Terminal(sys.stdout, total_steps=config.train.steps, print_every=config.observe.print_every)
         )
@@ -135,7 +149,7 @@ def open_log(
         if mode != "off":
             sinks.append(WandbSink(folder, config, mode))
     length = config.data.sequence_length
-    return RunLog(sinks, hardware=hardware, sequence_length=length, ledger=ledger, alert=alert)
+    return RunLog(sinks, hardware=hardware, sequence_length=length, ledger=ledger, alert=alert, fence=fence)
 
 
 def memory_gib() -> float:

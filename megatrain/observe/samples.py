@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from megatrain.config import Config
 from megatrain.data.batch import PADDING
+from megatrain.observe.append import Fence, unfenced
 from megatrain.observe.lines import Odd, is_count, last_of_each, newest_only, read_lines
 from megatrain.observe.metrics import Record
 from megatrain.observe.sinks import LineFile
@@ -23,11 +24,12 @@ logger = logging.getLogger(__name__)
 class SampleLog:
     """One JSON line a step: `step`, `attempt`, `ids`; without a path nothing, so every rank can hold one.
 
-    It stops no run: a line that cannot be written is warned about.
+    It stops no run: lines that cannot be written are kept for later, and warned about once.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        self._file = LineFile(path) if path is not None else None
+    def __init__(self, path: Path | None, fence: Fence = unfenced) -> None:
+        self._file = LineFile(path, fence) if path is not None else None
+        self._failing = False
 
     def step(self, state: RunState, sample_ids: npt.NDArray[np.int64]) -> None:
         """`state` is the one after the step, `sample_ids` what the loader gave this rank, with padding."""
@@ -36,18 +38,29 @@ class SampleLog:
         ids = sample_ids[sample_ids != PADDING].tolist()
         try:
             self._file.append({"step": state.step, "attempt": state.attempt, "ids": ids})
+            self._failing = False
         except OSError as error:
-            logger.warning("the samples of step %d cannot be written: %s", state.step, error)
+            if not self._failing:
+                logger.warning("the samples of step %d cannot be written now: %s", state.step, error)
+            self._failing = True
+        self._tell()
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._file is not None and (complaint := self._file.complaint()):
+            logger.warning("%s", complaint)
 
 
-def open_sample_log(config: Config, folder: RunFolder, context: ParallelContext) -> SampleLog:
+def open_sample_log(
+    config: Config, folder: RunFolder, context: ParallelContext, fence: Fence = unfenced
+) -> SampleLog:
     """Tensor-parallel neighbours read the same samples: the first of them writes."""
     writes = config.observe.sample_ids and context.tensor.rank == 0
-    return SampleLog(folder.samples(context.world.rank) if writes else None)
+    return SampleLog(folder.samples(context.world.rank) if writes else None, fence)
 
 
 def read_samples(folder: RunFolder) -> dict[int, tuple[tuple[int, ...], ...]]:

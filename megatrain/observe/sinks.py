@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, TextIO
 
+from megatrain.observe.append import Appender, Fence, unfenced
 from megatrain.observe.metrics import Record, as_json
 
 Results = Mapping[str, Mapping[str, float | None]]
@@ -32,37 +33,32 @@ class Sink(Protocol):
 
 
 class LineFile:
-    """A file of JSON lines that survives kills: one write a line, a torn last line is ended at opening."""
+    """A file of JSON lines, see `Appender`."""
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        size = os.fstat(self._file).st_size
-        self._torn = size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
+    def __init__(self, path: Path, fence: Fence = unfenced) -> None:
+        """Raises OSError."""
+        self._lines = Appender(path, fence)
 
     def append(self, record: Record) -> None:
-        """Raises OSError when the line could not be written whole; the next one begins a new line anyway."""
-        line = json.dumps(as_json(record), ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        if self._torn:
-            line = b"\n" + line
-        self._torn = True
-        written = os.write(self._file, line)
-        if written != len(line):
-            raise OSError(f"only {written} of {len(line)} bytes could be written")
-        self._torn = False
+        """Raises OSError when the line could not be written now: it is kept, and written before the next one.
+        Raises FailedWork when the run is another attempt's."""
+        line = json.dumps(as_json(record), ensure_ascii=False, allow_nan=False)
+        self._lines.append(line.encode("utf-8", "backslashreplace") + b"\n")
+
+    def complaint(self) -> str | None:
+        """Return how many lines were late or lost, once."""
+        return self._lines.complaint()
 
     def close(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        self._lines.close()
 
 
 class JsonLines:
     """metrics.jsonl has the steps, events.jsonl the events and evaluations."""
 
-    def __init__(self, metrics: Path, events: Path) -> None:
-        self._metrics = LineFile(metrics)
-        self._events = LineFile(events)
+    def __init__(self, metrics: Path, events: Path, fence: Fence = unfenced) -> None:
+        self._metrics = LineFile(metrics, fence)
+        self._events = LineFile(events, fence)
 
     def write_step(self, record: Record) -> None:
         self._metrics.append(record)
@@ -74,7 +70,7 @@ class JsonLines:
         self._events.append({**record, "results": results})
 
     def complaint(self) -> str | None:
-        return None
+        return "; ".join(filter(None, (self._metrics.complaint(), self._events.complaint()))) or None
 
     def close(self) -> None:
         self._metrics.close()

@@ -74,6 +74,12 @@ class Control:
             return int((self.folder / "exit").read_text())
         return None
 
+    def lease_key(self) -> str | None:
+        """Of the lease that this launch took; None if it took none."""
+        with suppress(OSError, ValueError):
+            return (self.folder / "lease").read_text()
+        return None
+
     def await_exit_code(self, most_s: float) -> None:
         """Wait until rank 0 has told it, but not for ever."""
         end = time.monotonic() + most_s
@@ -112,6 +118,11 @@ class Control:
             return True
         except (OSError, ValueError, TypeError):
             return False
+
+    def hold(self, key: str) -> None:
+        """Rank 0 has taken the run's lease, which has this key."""
+        with suppress(OSError):
+            write_durably(self.folder / "lease", key.encode())
 
     def finish(self, code: int) -> None:
         """Rank 0's exit code."""

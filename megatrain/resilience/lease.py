@@ -8,28 +8,38 @@ compared on the file server's own clock.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import math
 import os
 import socket
 import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from megatrain.durable import write_durably
 from megatrain.errors import FailedWork, UserError
+from megatrain.observe.lines import is_count, tail
 from megatrain.resilience.process import Process, this_process
 from megatrain.state import RunFolder
 
 VERSION = 1
 RENEWALS = 6  # within the time after which it may be taken over
+FRESH = 2  # a renewal counts as proof for this share of that time; file servers' clocks are coarse
 GRACE_S = 15.0
 POLL_S = 0.5
 logger = logging.getLogger(__name__)
+
+
+def awake_or_not_s() -> float:
+    """Return seconds that also pass while the process is stopped or the machine is suspended."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 @dataclass(frozen=True)
@@ -52,8 +62,18 @@ class Holder:
 class Lease:
     """Held by rank 0 of an attempt, renewed by a thread."""
 
-    def __init__(self, folder: RunFolder, holder: Holder, lease_s: float) -> None:
-        self._folder, self._holder, self._lease_s = folder, holder, lease_s
+    def __init__(
+        self,
+        folder: RunFolder,
+        holder: Holder,
+        lease_s: float,
+        *,
+        clock: Callable[[], float] = awake_or_not_s,
+    ) -> None:
+        self._folder, self._holder, self._lease_s, self._clock = folder, holder, lease_s, clock
+        self._renewed_at = -math.inf
+        """When the last renewal began; nobody takes the lease over within `lease_s` from then."""
+        self._gone: str | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
@@ -66,6 +86,28 @@ class Lease:
     @property
     def run(self) -> str:
         return self._holder.run
+
+    @property
+    def key(self) -> str:
+        """Names this taking of the lease; nobody else has it."""
+        return self._holder.key
+
+    def fence(self) -> None:
+        """Raise FailedWork when another attempt holds the run, OSError when that cannot be known now.
+
+        Costs nothing while renewals succeed: lease.json is read only where the last one began longer ago than
+        `lease_s / FRESH`, as after the process was stopped, its machine suspended, or the disk full.
+        """
+        if self._gone is None and self._clock() - self._renewed_at < self._lease_s / FRESH:
+            return
+        try:
+            self._gone = self._gone or self.lost()
+        except UserError as error:  # of a newer version: somebody else's
+            self._gone = str(error)
+        except FailedWork as error:
+            raise OSError(errno.EIO, str(error)) from None
+        if self._gone is not None:
+            raise FailedWork(self._gone)
 
     def lost(self) -> str | None:
         """Why this attempt must not commit any more; None while it holds the lease."""
@@ -90,9 +132,12 @@ class Lease:
             try:
                 reason = self.lost()
                 if reason is not None:
+                    self._gone = reason
                     logger.error("%s", reason)
                     return
+                began = self._clock()
                 _write(self._folder, self._holder)
+                self._renewed_at = began
             except (OSError, FailedWork) as error:  # a full or slow disk: tried again at the next turn
                 logger.warning("%s cannot be renewed: %s", self._folder.lease, error)
 
@@ -150,7 +195,7 @@ def read_holder(folder: RunFolder) -> Holder | None:
 def _claim(folder: RunFolder, last: Holder | None, lease_s: float) -> Holder | None:
     """Take the next free number, and the lease with it; None when somebody else was faster."""
     attempts = folder.root / "attempts"
-    number = last.attempt + 1 if last is not None else 1
+    number = last.attempt + 1 if last is not None else _first_number(folder)
     run = last.run if last is not None else uuid.uuid4().hex
     while True:
         try:
@@ -164,9 +209,20 @@ def _claim(folder: RunFolder, last: Holder | None, lease_s: float) -> Holder | N
     holder = Holder(number, run, uuid.uuid4().hex, socket.gethostname(), this_process(), time.time())
     _write(folder, holder)
     for path in attempts.iterdir():
-        if path.name.isdigit() and int(path.name) < number:
+        if path.name.isdecimal() and int(path.name) < number:
             path.unlink(missing_ok=True)
     return holder
+
+
+def _first_number(folder: RunFolder) -> int:
+    """Where there is no lease: 1, or in a run whose lease.json somebody removed the last number that was
+    claimed, to be compared by age, or one above all that were logged. Numbers never fall: what the highest
+    attempt logged is what counts."""
+    names = [path.name for path in (folder.root / "attempts").iterdir()]
+    claimed = max([1, *(int(name) for name in names if name.isdecimal())])
+    lines = [line for path in (folder.metrics, folder.events) for line in tail(path)]
+    logged = max([0, *(int(line["attempt"]) for line in lines if is_count(line.get("attempt")))])
+    return claimed if claimed >= logged else logged + 1
 
 
 def _write(folder: RunFolder, holder: Holder, *, released: bool = False) -> None:

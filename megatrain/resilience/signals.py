@@ -3,14 +3,18 @@ ranks agree."""
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 from megatrain.resilience.control import Control
 from megatrain.state import RunFolder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,13 @@ class Wishes:
         *,
         save_signal: str | None = None,
         control: Control | None = None,
+        fence: Callable[[], None] = lambda: None,
     ) -> None:
-        """`names` of signals that ask for a save and an end, and of one that asks for a save alone."""
+        """`names` of signals that ask for a save and an end, and of one that asks for a save alone; `fence`
+        raises when the run is another attempt's, whose wishes then stay."""
+        self._fence = fence
+        self._stuck: set[Path] = set()
+        """Files that could not be removed: not a new wish at every step."""
         self._control = control
         self._asked_at: float | None = None
         self._folder, self._rank = folder, rank
@@ -59,20 +68,29 @@ class Wishes:
         return Wish(
             preempt=self._signalled,
             stop=stop or (first and self._folder.stop_file.exists()),
-            save=save or self._save_asked or (first and self._folder.save_file.exists()),
+            save=save or self._save_asked or (first and self._asked_by(self._folder.save_file)),
         )
+
+    def _asked_by(self, path: Path) -> bool:
+        return path.exists() and path not in self._stuck
 
     def waiting_s(self) -> float:
         """How long ago this rank saw that it was asked to save and end."""
         return 0.0 if self._asked_at is None else time.monotonic() - self._asked_at
 
     def granted(self, *, save: bool, stop: bool) -> None:
-        """A fulfilled wish for a save is over; rank 0 takes the files away."""
+        """A fulfilled wish for a save is over; rank 0 takes the files away. Raises FailedWork."""
         self._save_asked = self._save_asked and not save
-        if self._rank == 0:
-            for fulfilled, path in ((save, self._folder.save_file), (stop, self._folder.stop_file)):
-                if fulfilled:
+        if self._rank != 0 or not (save or stop):
+            return
+        for fulfilled, path in ((save, self._folder.save_file), (stop, self._folder.stop_file)):
+            if fulfilled and path.exists():
+                try:
+                    self._fence()
                     path.unlink(missing_ok=True)
+                except OSError as error:  # a folder of that name, or a disk that fails
+                    self._stuck.add(path)
+                    logger.warning("%s cannot be removed (%s); remove it", path, error.strerror or error)
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
         self._signalled = True

@@ -12,6 +12,7 @@ from threading import Thread
 from megatrain.config import Config
 from megatrain.errors import FailedWork
 from megatrain.model.flops import train_flops_per_token
+from megatrain.observe.append import Fence
 from megatrain.observe.ledger import Ledger, reading_ledger
 from megatrain.observe.log import RunLog, open_log
 from megatrain.observe.metrics import Hardware, Record
@@ -45,6 +46,12 @@ class Hold:
         except (OSError, FailedWork):
             return False
 
+    def fence(self) -> None:
+        """Raise FailedWork when another attempt holds the run, OSError when that cannot be known now; only
+        rank 0 can know. To be called before whatever is written into the run's folder."""
+        if self.lease is not None:
+            self.lease.fence()
+
 
 @contextmanager
 def hold_run(folder: RunFolder, config: Config, context: ParallelContext) -> Iterator[Hold]:
@@ -69,7 +76,9 @@ def keep_log(config: Config, context: ParallelContext, folder: RunFolder, hold: 
         alerts.extend(alert(config.resilience.alert, message(config.run.name, record)))
 
     hardware, ledger = _hardware(config, context), _ledger(folder, context)
-    log = alike(lambda: _open(config, folder, context.world.rank, hardware, tell, ledger), context)
+    log = alike(
+        lambda: _open(config, folder, context.world.rank, hardware, tell, ledger, hold.fence), context
+    )
     try:
         yield log
     except FailedWork as error:
@@ -90,9 +99,10 @@ def _open(
     hardware: Hardware,
     tell: Callable[[Record], None],
     ledger: Ledger | None,
+    fence: Fence,
 ) -> RunLog:
     try:
-        return open_log(config, folder, rank, hardware, tell, ledger)
+        return open_log(config, folder, rank, hardware, tell, ledger, fence)
     except OSError as error:
         where = error.filename or folder.root
         raise FailedWork(f"{where}: the run's log cannot be opened: {error.strerror or error}") from None

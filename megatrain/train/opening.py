@@ -25,7 +25,7 @@ from megatrain.checkpoint.store import Store, may_commit
 from megatrain.checkpoint.tier import MAIN, Tier, near
 from megatrain.config import Config, FaultConfig, to_yaml
 from megatrain.data.training import open_loader
-from megatrain.durable import replacing, write_durably
+from megatrain.durable import write_durably
 from megatrain.errors import FailedWork, UserError
 from megatrain.observe.log import RunLog
 from megatrain.observe.ranklog import open_rank_log
@@ -73,6 +73,8 @@ def open_session(
     config = _settled(config, context)
     prepared = alike(lambda: prepare_run(config, world.size, world.rank), context)
     with hold_run(prepared.folder, config, context) as hold:
+        if control is not None and hold.lease is not None:
+            control.hold(hold.lease.key)
         open_rank_log(prepared.folder, world.rank)
         if asked is None and config.data.document_start == "none":
             logger.info("data.document_start is not set: none, by which the run was begun")
@@ -118,8 +120,9 @@ def _put_together(
     """Collective. Engine, checkpoints and data, in the order in which one needs the other."""
     world, folder, settings, care = context.world, prepared.folder, config.checkpoint, config.resilience
     starts = read_starts(folder) if world.rank == 0 else Starts()  # an older run has its config.yaml alone
+    told = alike(lambda: _write_config(folder, config, prepared, hold) if world.rank == 0 else "", context)
     if world.rank == 0:
-        print(_write_config(folder, config, prepared, hold.attempt), flush=True)
+        print(told, flush=True)
     if care.selfcheck.enabled:
         _check_hardware(config, context, folder, log)
     engine = build_engine(config, prepared.derived, context)
@@ -148,8 +151,10 @@ def _put_together(
         pace=Pace(settings.every_minutes and 60 * settings.every_minutes, settings.retry_s),
         lease=hold.lease,
         log=log,
-        samples=open_sample_log(config, folder, context),
-        wishes=Wishes(care.signals, folder, world.rank, save_signal=care.save_signal, control=control),
+        samples=open_sample_log(config, folder, context, hold.fence),
+        wishes=Wishes(
+            care.signals, folder, world.rank, save_signal=care.save_signal, control=control, fence=hold.fence
+        ),
         stragglers=Stragglers(slow.every if world.rank == 0 else 0, slow.ratio, slow.least_s),
         waits=waits,
         hosts=tuple(gather_objects(socket.gethostname(), world)),
@@ -296,8 +301,9 @@ def _check_hardware(config: Config, context: ParallelContext, folder: RunFolder,
     raise RuntimeError(f"hosts are wrong or slow, the next start leaves them out: {names}")
 
 
-def _write_config(folder: RunFolder, config: Config, prepared: Prepared, attempt: int) -> str:
-    """Give what the terminal is told of it: all, unless it is as it was at the last start."""
+def _write_config(folder: RunFolder, config: Config, prepared: Prepared, hold: Hold) -> str:
+    """Give what the terminal is told of it: all, unless it is as it was at the last start. Raises
+    FailedWork."""
     derived = prepared.derived
     comments = {
         "megatrain": megatrain.__version__,
@@ -309,9 +315,12 @@ def _write_config(folder: RunFolder, config: Config, prepared: Prepared, attempt
     }
     text = to_yaml(config, comments)
     if folder.config.exists() and folder.config.read_bytes() == text.encode():
-        return f"attempt {attempt}, config as before ({folder.config})"
-    with replacing(folder.config) as file:
-        file.write(text.encode())
+        return f"attempt {hold.attempt}, config as before ({folder.config})"
+    try:
+        hold.fence()
+        write_durably(folder.config, text.encode())
+    except OSError as error:
+        raise FailedWork(f"{folder.config}: cannot be written: {error.strerror or error}") from None
     return text
 
 

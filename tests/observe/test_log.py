@@ -1,5 +1,6 @@
 """The run's log: its records, its files, what it survives."""
 
+import errno
 import json
 import logging
 import math
@@ -182,15 +183,18 @@ def test_a_full_disk_stops_nothing(
     folder = RunFolder(tmp_path)
     log = log_to(folder)
     log.step(state(1), result())
-    write = os.write
-    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:10]))
+
+    def full(file: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
     log.step(state(2), result())
     log.step(state(3), result())
     monkeypatch.undo()
     log.step(state(4), result())
     log.close()
-    assert [record["step"] for record in read_metrics(folder)] == [1, 4]
-    assert len([record for record in caplog.records if "lines are lost" in record.message]) == 1
+    assert [record["step"] for record in read_metrics(folder)] == [1, 2, 3, 4]
+    assert len([record for record in caplog.records if "cannot write now" in record.message]) == 1
 
 
 def test_the_same_step_twice_counts_once_and_a_rollback_undoes(tmp_path: Path) -> None:

@@ -168,3 +168,57 @@ def test_processes() -> None:
     assert there.has_ended(), "a zombie has ended"
     child.wait()
     assert there.has_ended()
+
+
+def test_the_fence_reads_nothing_while_renewals_succeed_and_notices_every_other_holder(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was stopped for as long as another one may take its run over looks before it writes."""
+    now = [1000.0]
+    lease = take_lease(folder, 60)
+    lease.release()  # its thread: here nothing renews
+    lease = take_lease(folder, 60)
+    monkeypatch.setattr(lease, "_clock", lambda: now[0])
+    lease.fence()
+    lease._renewed_at = now[0]
+    reads = []
+    monkeypatch.setattr(lease, "lost", lambda: reads.append(1))
+    for _ in range(1000):
+        lease.fence()
+        now[0] += 0.02
+    assert not reads
+    monkeypatch.undo()
+    monkeypatch.setattr(lease, "_clock", lambda: now[0])
+    now[0] += 61
+    text = folder.lease.read_text()
+    folder.lease.write_text("{")
+    with pytest.raises(OSError, match="cannot be read"):
+        lease.fence()
+    folder.lease.write_text(text)
+    lease.fence()
+    held_elsewhere(folder, 0)
+    for _ in range(2):
+        with pytest.raises(
+            FailedWork, match=r"attempt \(2\) lost its lease on the run, now held by .* on far"
+        ):
+            lease.fence()
+        lease._renewed_at = now[0]
+    lease.release()
+
+
+def test_attempts_never_fall(folder: RunFolder) -> None:
+    """What the highest attempt logged is what counts, also where somebody removed lease.json, as errors
+    advise."""
+    lease = take_lease(folder, 0.5)
+    lease.release()
+    folder.lease.unlink()
+    lease = take_lease(folder, 0.05)
+    lease.release()
+    assert lease.attempt == 2
+    folder.lease.unlink()
+    for path in (folder.root / "attempts").iterdir():
+        path.unlink()
+    folder.metrics.write_text('{"step": 1, "attempt": 6}\n{"attempt": "9"}\n{"attempt"')
+    lease = take_lease(folder, 0.5)
+    lease.release()
+    assert lease.attempt == 7
