@@ -188,6 +188,12 @@ def _check_faults(config: Config, world: int) -> None:
 def _check_own_files(folder: RunFolder) -> None:
     """Files of the run that a person may have written or damaged."""
     writable("run.folder", folder.root)
+    for path in (folder.metrics, folder.events, folder.config):
+        kind = "a folder" if path.is_dir() else "no regular file"
+        require(path.is_file() or not path.exists(), f"{path}: is {kind}; remove it")
+        require(not path.exists() or os.access(path, os.W_OK), f"{path}: cannot be written; make it writable")
+    for home in (folder.logs, folder.heartbeats, folder.control):
+        require(home.is_dir() or not home.exists(), f"{home}: is a file where a folder belongs; remove it")
     try:
         read_records(folder)
         read_holder(folder)

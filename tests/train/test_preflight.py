@@ -230,3 +230,12 @@ def test_prepared_is_frozen(corpus: Path, tmp_path: Path) -> None:
     prepared = prepare_run(run_config(corpus, tmp_path / "run"), 1)
     with pytest.raises(dataclasses.FrozenInstanceError):
         prepared.fingerprint = "x"  # type: ignore[misc]
+
+
+def test_files_of_the_run_that_are_no_files(corpus: Path, tmp_path: Path) -> None:
+    """Whatever another process put in their place: nothing hangs, and no rank starts."""
+    for name, put in (("metrics.jsonl", Path.mkdir), ("events.jsonl", os.mkfifo), ("logs", Path.touch)):
+        run = tmp_path / name / "run"
+        run.mkdir(parents=True)
+        put(run / name)
+        refused(rf"{name}: .*remove it", run_config(corpus, run))

@@ -1,0 +1,109 @@
+"""What programs print for people: a terminal, pipe or file that fails loses lines, never the work."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO, cast
+
+GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO)
+"""After these nothing can ever be printed there: nobody reads the pipe, the terminal was closed."""
+FAILURES = (OSError, ValueError)  # the latter of a stream that was closed
+
+
+def say(text: str) -> None:
+    """Print a line on standard error, if that is possible."""
+    with suppress(*FAILURES):
+        print(text, file=sys.stderr, flush=True)
+
+
+class Guarded:
+    """A text stream that loses what it cannot write; all else is the stream's own."""
+
+    def __init__(self, stream: TextIO, name: str) -> None:
+        self._stream, self._name, self._said = stream, name, False
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+        except UnicodeEncodeError:
+            self.write(text.encode("ascii", "backslashreplace").decode())
+        except FAILURES as error:
+            self._lose(error)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except FAILURES as error:
+            self._lose(error)
+
+    def _lose(self, error: OSError | ValueError) -> None:
+        if isinstance(error, OSError) and error.errno in GONE:
+            discard(self._stream)
+        if not self._said and self._name != "standard error":
+            self._said = True
+            say(f"megatrain: {self._name}: {reason(error)}: what is printed is lost, the work continues")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def guarded(*, out: bool) -> Iterator[None]:
+    """Guard standard error, and with `out` also standard output, whose lines are then not the result of the
+    program; at the end nothing is left that the interpreter could fail to write."""
+    before = sys.stdout, sys.stderr
+    if sys.stderr is not None:
+        sys.stderr = cast(TextIO, Guarded(sys.stderr, "standard error"))
+    if out and sys.stdout is not None:
+        sys.stdout = cast(TextIO, Guarded(sys.stdout, "standard output"))
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+        for stream in before if out else before[1:]:
+            if failure(stream) is not None:
+                discard(stream)
+
+
+def failure(stream: TextIO | None) -> OSError | ValueError | None:
+    """Return why a stream cannot take what was printed; None if it has all of it."""
+    try:
+        if stream is not None:
+            stream.flush()
+    except FAILURES as error:
+        return error
+    return None
+
+
+def discard(stream: TextIO | None) -> None:
+    """Send what a stream holds, and whatever is printed there later, to nowhere."""
+    with suppress(*FAILURES, AttributeError):
+        assert stream is not None
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        stream.flush()
+
+
+def open_standard_files() -> None:
+    """Put /dev/null in the place of standard files that are closed: else the next file that is opened gets
+    the number, and what is printed goes into it."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def reason(error: Exception) -> str:
+    """Return the words of the system for an error."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
