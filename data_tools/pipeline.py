@@ -24,7 +24,7 @@ from megatrain.data.shard import token_dtype
 from megatrain.errors import require
 
 # Part of every record: an output of another version of these steps is another output.
-PIPELINE_VERSION = 3
+PIPELINE_VERSION = 4
 _ENCODED_VERSION = 2  # of what the stage of the tokens leaves for the next one
 Counts = dict[str, dict[str, int]]
 
