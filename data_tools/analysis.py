@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+from data_tools.fences import Unit, may_have_fences, units
 from data_tools.words import Words, split_words
 
 _PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
@@ -27,8 +28,16 @@ class Analysis:
 
     @cached_property
     def filled_lines(self) -> list[str]:
-        """The lines that hold more than spaces."""
-        return [line for line in self.lines if line and not line.isspace()]
+        """The lines that hold more than spaces; a block between fences is one line."""
+        lines = self.lines
+        if may_have_fences(self.text):
+            lines = ["\n".join(unit.lines) for unit in units(lines, indented=False, rows=False)]
+        return [line for line in lines if line and not line.isspace()]
+
+    @cached_property
+    def units(self) -> list[Unit]:
+        """The lines that are kept or removed together."""
+        return units(self.lines)
 
     @cached_property
     def paragraphs(self) -> list[str]:

@@ -2,13 +2,20 @@
 
 import re
 
-# Marks that end a sentence: Latin; Chinese and Japanese; Arabic, Indic, Armenian, Ethiopic, Khmer, Burmese.
-TERMINAL = frozenset(".!?‼‽⁇⁈⁉。！？｡．﹒﹖﹗؟۔।॥։።፧។៕၊။")
+# The marks that end a sentence in any script (Unicode's property Sentence_Terminal, without those that are
+# commas too): Latin; Chinese and Japanese; Arabic, Syriac, N'Ko; Indic; Tibetan; Burmese, Khmer, Cham;
+# Ethiopic; Armenian; Mongolian; Balinese, Javanese; Ol Chiki, Meetei Mayek; Canadian; Lisu, Vai.
+_OF_SCRIPTS = "؟۔؞܀܁܂߹।॥།༎༏༐༑။៕។꩝꩞꩟።፧፨։᠃᠉᭚᭛᭞᭟꧈꧉᱾᱿꫰꫱꯫᙮꓿꘎꘏"
+TERMINAL = frozenset(".!?‼‽⁇⁈⁉⸮。！？｡．﹒﹖﹗၊" + _OF_SCRIPTS)
+# Scripts that end a sentence with a space or a new line alone: Thai, Lao.
+_NO_MARKS = re.compile("[\u0e00-\u0eff]")
 # Marks that may follow the end of a sentence and close what it stands in.
-_CLOSING = "」』”’）》】〉〕"
+_CLOSING = "」』”’）》】〉〕»“"
+_CLOSING_OR_SPACE = _CLOSING + " \xa0\u202f"  # "« Fini. »"
 _ELLIPSIS = "……"
+_SAMPLE = 2000
 # Marks that end a sentence: those of the group always, Latin ones before a space or the text's end.
-_END = re.compile(r"""[.!?]+["'”’)\]]*|([。！？｡．…؟۔।॥։።፧។៕။]+[」』”’）】]*)""")
+_END = re.compile(r"""[.!?]+["'”’)\]]*|([。！？｡．…""" + _OF_SCRIPTS + "]+[」』”’）】]*)")
 
 
 def ends_sentence(line: str) -> bool:
@@ -17,7 +24,7 @@ def ends_sentence(line: str) -> bool:
     Chinese closing quotes and brackets after the mark are looked through, and "……", Chinese for an ellipsis,
     is one.
     """
-    return line.rstrip(_CLOSING)[-1:] in TERMINAL or line.endswith(_ELLIPSIS)
+    return line.rstrip(_CLOSING_OR_SPACE)[-1:] in TERMINAL or line.endswith(_ELLIPSIS)
 
 
 def count_sentences(text: str) -> int:
@@ -27,3 +34,9 @@ def count_sentences(text: str) -> int:
         for match in _END.finditer(text)
     )
     return max(1, ends)
+
+
+def marks_no_ends(text: str) -> bool:
+    """Whether most letters of a text are of a script without marks for the end of a sentence."""
+    sample = text[:_SAMPLE]
+    return 2 * len(_NO_MARKS.findall(sample)) > sum(map(str.isalpha, sample))

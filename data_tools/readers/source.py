@@ -52,8 +52,8 @@ class Source(Section):
     document_separator: Annotated[str, Field(min_length=1)] | None = None
     """For txt: what stands between documents; null: a file is a document."""
     encoding: str | None = None
-    """Of txt, jsonl and binary columns: gb18030, shift_jis, ...; null: as a byte order mark says, else UTF-8.
-    Of html, warc and wet: where a page does not say its own."""
+    """Of txt, jsonl and binary columns: gb18030, shift_jis, ...; null: as a byte order mark, or the zero
+    bytes of UTF-16 and UTF-32, say, else UTF-8. Of html, warc and wet: where a page does not say its own."""
     invalid_bytes: Literal["replace", "skip"] = "replace"
     """Bytes that are no text in the encoding: U+FFFD in their place, or the document is dropped."""
     max_document_bytes: Annotated[int, Field(gt=0)] = 64 << 20

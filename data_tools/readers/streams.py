@@ -13,17 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
+from data_tools.readers.charset import is_wide, unicode_form
 from data_tools.readers.raw import CHUNK_BYTES, Stream, reason
 from data_tools.readers.source import Compression
 from megatrain.errors import UserError, install
 
 _ZSTD_WINDOW_LOG = 31  # --long=31, as in some published corpora; zstd takes 27 unless told
-_MARKS = (  # that of UTF-32 begins with that of UTF-16
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
+_LOOKED_AT_BYTES = 4096
 
 
 class Damaged(Exception):
@@ -105,16 +101,18 @@ class _Decompressed(io.RawIOBase):
 
 
 def marked_encoding(stream: Stream) -> str | None:
-    """UTF-16 or UTF-32 where a byte order mark at the stream's place says so."""
-    start = stream.peek(4)[:4]
-    return next((name for mark, name in _MARKS if start.startswith(mark)), None)
+    """Return UTF-16 or UTF-32 where a byte order mark at the stream's place, or where zero bytes show it."""
+    found = unicode_form(stream.peek(_LOOKED_AT_BYTES)[:_LOOKED_AT_BYTES])
+    return found if found and is_wide(found) else None
 
 
 def transcoded(stream: Stream, encoding: str) -> Stream:
     """Text of another encoding, in UTF-8, with U+FFFD for what is none."""
     name = codecs.lookup(encoding).name
-    if name in ("utf-16", "utf-32") and marked_encoding(stream) is None:
-        name += "-le"  # as Windows writes it
+    if name in ("utf-16", "utf-32"):
+        found = marked_encoding(stream) or ""
+        # Without a mark, and where the bytes do not show it: as Windows writes it.
+        name = found if found.startswith(name) else f"{name}-le"
     return io.BufferedReader(_Transcoded(stream, name), CHUNK_BYTES)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_tools.document import Document, Drop
-from data_tools.readers.charset import charset_of
+from data_tools.readers.charset import charset_of, unicode_form
 from data_tools.readers.payload import (
     BrokenPayload,
     Headers,
@@ -108,12 +108,19 @@ def _found(headers: Headers, content: bytes, source: Source, name: str) -> Docum
     metadata = _metadata(headers, response.headers, source)
     content_type = response.headers.get("content-type", "")
     kind = _media_type(headers.get("warc-identified-payload-type", "")) or _media_type(content_type)
-    if kind in _PAGES or (not kind and body.lstrip()[:5].lower() in (b"<html", b"<!doc")):
+    if kind in _PAGES or (not kind and _looks_like_a_page(body)):
         return page(body, charset_of(body, content_type) or source.encoding, name, metadata)
     if kind == "text/plain":
-        charset = charset_of(b"", content_type) or source.encoding or "utf-8"
+        charset = unicode_form(body) or charset_of(b"", content_type) or source.encoding or "utf-8"
         return document(decode(body, charset), name, source, metadata)
     return Drop("read.media_type", kind or "none told")
+
+
+def _looks_like_a_page(body: bytes) -> bool:
+    start = body[:400]
+    if form := unicode_form(start):
+        start = start.decode(form, "ignore").encode()
+    return start.lstrip()[:5].lower() in (b"<html", b"<!doc")
 
 
 def _media_type(content_type: str) -> str:

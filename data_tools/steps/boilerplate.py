@@ -7,13 +7,13 @@ from typing import Literal
 
 from data_tools.analysis import analyse
 from data_tools.document import Document, Drop, Step
+from data_tools.fences import Unit, joined
 from data_tools.sections import Count, Section
 from data_tools.sentences import ends_sentence
 
 # Between the items of a menu or of a path of links; a table's line may begin with one and is neither.
 _SEPARATOR = re.compile(r"\s[|·•»›>]\s|\s?[｜»›]\s?|(?<=[\u4e00-\u9fff])\s?[|>]\s?(?=[\u4e00-\u9fff])")
 _ITEM = re.compile(r"[^\W_a-z][\w &'’,.-]{0,24}")
-_BREAKS = re.compile(r"\n\s*\n")
 _ITEMS = 5
 _ITEMS_FROM_HOME = 3
 _HOMES = (
@@ -24,6 +24,8 @@ _HOMES = (
 
 class Boilerplate(Section):
     """Which lines are removed; each is counted by its reason. A document without any line left is dropped.
+
+    A preformatted block and the rows of a table are kept or removed whole.
 
     Notices are looked for, in any case, in lines of up to `notice_characters`, so that prose that speaks of
     cookies stays; labels are whole lines.
@@ -61,23 +63,31 @@ class Boilerplate(Section):
 
 
 def _step(rules: Boilerplate, fault_of: Callable[[str], str | None], document: Document) -> Document | Drop:
-    kept: list[str] = []
+    kept: list[tuple[bool, Unit]] = []
     seen: set[str] = set()
-    lines = analyse(document.text).lines
-    for line in lines:
-        stripped = line.strip()
-        fault = fault_of(stripped) if stripped else None
+    removed = 0
+    for unit in analyse(document.text).units:
+        fault = None
+        if unit.kind == "line":
+            stripped = unit.lines[0].strip()
+            fault = fault_of(stripped) if stripped else None
+        elif unit.kind == "rows":
+            faults = [fault_of(line.strip()) for line in unit.lines]
+            fault = faults[0] if all(faults) else None
+            stripped = "\n".join(unit.lines).strip()
+        else:
+            stripped = "\n".join(unit.lines).strip()
         if rules.repeated_lines == "remove" and len(stripped) >= rules.repeated_line_characters:
             fault = fault or ("repeated_line" if stripped in seen else None)
             seen.add(stripped)
         if fault:
-            document.counts[f"boilerplate.{fault}"] += 1
-        else:
-            kept.append(line)
-    if len(kept) == len(lines):
+            document.counts[f"boilerplate.{fault}"] += len(unit.lines)
+            removed += len(unit.lines)
+        kept.append((fault is None, unit))
+    if not removed:
         return document
-    document.text = _BREAKS.sub("\n\n", "\n".join(kept)).strip()
-    return document if document.text else Drop("boilerplate.nothing_left", f"all of {len(lines)} lines")
+    document.text = joined(kept)
+    return document if document.text.strip() else Drop("boilerplate.nothing_left", f"all of {removed} lines")
 
 
 def _fault(rules: Boilerplate, notices: re.Pattern[str], labels: frozenset[str], line: str) -> str | None:

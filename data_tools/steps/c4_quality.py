@@ -5,13 +5,13 @@ from functools import partial
 
 from data_tools.analysis import analyse
 from data_tools.document import Document, Drop, Step
+from data_tools.fences import Unit, joined
 from data_tools.sections import Count, Section
 from data_tools.sentences import count_sentences, ends_sentence
 from data_tools.words import UNSPACED_RANGES, split_words
 
 _CITATION = re.compile(r"\[\d*\]|\[(?:edit|citation needed|编辑|編輯|来源请求|來源請求)\]")
 _UNSPACED = re.compile(f"[{UNSPACED_RANGES}]")
-_BREAKS = re.compile(r"\n\s*\n")
 _QUOTES = ("'", '"')
 _DROPS_DOCUMENT = ("lorem_ipsum", "curly_bracket")
 
@@ -23,6 +23,9 @@ class C4Quality(Section):
     none of the `policy_phrases`, and by option the end of a sentence or a quotation mark at its end. By
     document: no `{`, no "lorem ipsum", at least `min_sentences` in the lines that stay. A line in a script
     without spaces has enough words from `min_unspaced_letters_in_line` letters on.
+
+    A preformatted block (between fences ```, or indented) is kept whole: only the rules of the document look
+    into it. The rows of a table or of a list of definitions (lines that hold a tab) are judged as one line.
 
     `require_sentence_end` is on in C4 and off here, as in FineWeb (arXiv:2406.17557, section 3.5): it takes
     verse and texts with wrapped lines apart.
@@ -51,32 +54,48 @@ class C4Quality(Section):
 
 
 def _step(rules: C4Quality, policy_phrases: tuple[str, ...], document: Document) -> Document | Drop:
-    kept: list[str] = []
+    kept: list[tuple[bool, Unit]] = []
     sentences, enough = 0, rules.min_sentences or 0
     analysis = analyse(document.text)
-    for line in analysis.lines:
-        stripped = line.strip()
+    changed = False
+    for unit in analysis.units:
+        text = unit.lines[0] if len(unit.lines) == 1 else "\n".join(unit.lines)
+        stripped = text.strip()
         if not stripped:
-            kept.append(line)
+            kept.append((True, unit))
             continue
-        fault = _fault(rules, policy_phrases, stripped)
+        if unit.kind == "preformatted":
+            fault = _fault_of_document(rules, stripped)
+        else:
+            fault = _fault(rules, policy_phrases, stripped)
         if fault in _DROPS_DOCUMENT:
             return Drop(f"c4_quality.{fault}", stripped[:200])
         if fault:
-            document.counts[f"c4_quality.{fault}"] += 1
+            document.counts[f"c4_quality.{fault}"] += len(unit.lines)
+            kept.append((False, unit))
+            changed = True
             continue
-        if rules.remove_citations and "[" in line:
-            line = _CITATION.sub("", line)
-        if sentences < enough:
-            sentences += count_sentences(line)
-        kept.append(line)
+        if unit.kind == "preformatted":
+            sentences += 1
+        else:
+            if rules.remove_citations and "[" in text and (cleaned := _CITATION.sub("", text)) != text:
+                unit, changed = Unit(unit.kind, cleaned.split("\n")), True
+            sentences += sum(map(count_sentences, unit.lines)) if sentences < enough else 0
+        kept.append((True, unit))
     if sentences < enough:
         return Drop("c4_quality.too_few_sentences", f"{sentences} sentences")
-    if kept != analysis.lines:
-        document.text = _BREAKS.sub("\n\n", "\n".join(kept)).strip()
-        if not document.text:
+    if changed:
+        document.text = joined(kept)
+        if not document.text.strip():
             return Drop("c4_quality.nothing_left", f"all of {len(analysis.lines)} lines")
     return document
+
+
+def _fault_of_document(rules: C4Quality, text: str) -> str | None:
+    """Why the whole document goes because of a preformatted block, which is never taken apart."""
+    if rules.drop_lorem_ipsum and "lorem ipsum" in text.lower():
+        return "lorem_ipsum"
+    return "curly_bracket" if rules.drop_curly_bracket and "{" in text else None
 
 
 def _fault(rules: C4Quality, policy_phrases: tuple[str, ...], line: str) -> str | None:

@@ -7,9 +7,9 @@ from functools import partial
 from data_tools.document import Document, Step
 from data_tools.sections import Section
 
-_NEWLINES = re.compile("\r\n?|[\x85\u2028\u2029]")
+_NEWLINES = re.compile("\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 # Controls but tab and newline; byte order mark; noncharacters. Joiners and variation selectors carry meaning.
-_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ufdd0-\ufdef\ufffe\uffff]")
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\ufeff\ufdd0-\ufdef\ufffe\uffff]")
 # JSON can spell half of a pair ("\ud800"), which no encoding can write.
 _SURROGATES = re.compile("[\ud800-\udfff]")
 # Sentencepiece writes a space as this sign, and would read the sign itself back as a space.

@@ -8,19 +8,21 @@ from pydantic import Field
 from data_tools.analysis import analyse, repeated
 from data_tools.document import Document, Drop, Step
 from data_tools.sections import Count, Section, Share
-from data_tools.sentences import ends_sentence
+from data_tools.sentences import ends_sentence, marks_no_ends
 
 
 class FinewebQuality(Section):
     """Penedo et al. 2024 (FineWeb, arXiv:2406.17557), section 3.6, and its code; null leaves a rule out.
 
-    Lines are those with more than spaces. `max_duplicate_characters` is the paper's 0.1; the code that the
+    Lines are those with more than spaces; a block between fences (```) is one line.
+
+    `max_duplicate_characters` is the paper's 0.1; the code that the
     paper's authors published (datatrove) has 0.01, which one repeated heading or "Reply" is enough for.
     `max_lines_per_word` is of the code alone; a letter of a script without spaces counts as a word there.
     """
 
     min_lines_with_end: Share | None = 0.12
-    """Lines that end with a mark that ends a sentence."""
+    """Lines that end with a mark that ends a sentence; not asked in Thai and Lao, which have none."""
     max_short_lines: Share | None = 0.67
     short_line_characters: Count = 30
     """A line of as many characters is still short."""
@@ -42,7 +44,8 @@ def _step(rules: FinewebQuality, document: Document) -> Document | Drop:
         return Drop("fineweb_quality.empty")
     total = len(lines)
     ends = sum(ends_sentence(line.rstrip()) for line in lines)
-    if rules.min_lines_with_end is not None and ends < rules.min_lines_with_end * total:
+    few_ends = rules.min_lines_with_end is not None and ends < rules.min_lines_with_end * total
+    if few_ends and not marks_no_ends(document.text):
         return Drop("fineweb_quality.lines_with_end", f"{ends} of {total} lines end with a sentence")
     most = rules.short_line_characters_unspaced if words.mostly_unspaced else rules.short_line_characters
     short = sum(len(line) <= most for line in lines)

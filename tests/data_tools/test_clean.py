@@ -33,6 +33,7 @@ def test_what_carries_meaning_stays(fix_encoding: bool) -> None:
 
 def test_what_is_mended() -> None:
     assert clean("\ufeffa\r\nb\rc\u2028d\x00\x1b") == "a\nb\nc\nd"
+    assert clean("page\x0cpage\x0bline\x1eend") == "page\npage\nline\nend"
     assert clean("e\u0301") == "é"
     assert clean("half \ud800 pair") == "half \ufffd pair"
     assert clean("a▁b") == "a_b"

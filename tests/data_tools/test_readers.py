@@ -169,7 +169,7 @@ def test_columns_within_columns_and_metadata(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("encoding", "told"),
     [(name, True) for name in ("gb18030", "shift_jis", "utf-16", "utf-16-le", "utf_32_be")]
-    + [(name, False) for name in ("utf-16", "utf-32")],
+    + [(name, False) for name in ("utf-16", "utf-32", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")],
 )
 def test_other_encodings(tmp_path: Path, encoding: str, told: bool) -> None:
     """What the config says, or a byte order mark."""

@@ -78,8 +78,7 @@ def test_every_charset_is_found_by_its_name_or_its_bytes(charset: str) -> None:
     named = page(CHARSETS[charset], charset)
     assert decode_page(html.encode(charset), charset) == html
     assert decode_page(named.encode(charset), None) == named
-    if charset != "euc-kr":  # By bytes alone it is taken for another charset of East Asia.
-        assert decode_page(html.encode(charset), None) == html
+    assert decode_page(html.encode(charset), None) == html
 
 
 def test_bytes_that_are_utf8_are_read_so_whatever_the_server_says() -> None:
@@ -94,7 +93,7 @@ def test_broken_bytes_are_replaced_and_counted() -> None:
     broken = content.replace("灯塔".encode(), "灯塔".encode()[:-1], 1)
     found = extract(broken)
     assert isinstance(found, Document)
-    assert found.counts == {"extract.invalid_characters": 1}
+    assert found.counts["extract.invalid_characters"] == 1
     assert "海角尽头的灯\ufffd已经熄灭了" in found.text
 
 
@@ -132,3 +131,54 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "trafilatura", None)
     with pytest.raises(UserError, match=r"extract\.method trafilatura.*pip install .*\[data\]"):
         Extract(method="trafilatura").build()
+
+
+WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "utf-16", "utf-32")
+
+
+@pytest.mark.parametrize("charset", WIDE)
+@pytest.mark.parametrize(
+    "prose", [ENGLISH_PROSE, CHINESE_PROSE, KOREAN, "Маяк не горел.", "كانت المنارة مطفأة."]
+)
+def test_wide_encodings_are_found_by_their_zero_bytes(charset: str, prose: str) -> None:
+    html = page(prose, "utf-16")
+    for declared in (None, charset, "utf-16", "utf-8", "gbk"):
+        assert decode_page(html.encode(charset), declared) == html
+
+
+def test_a_page_that_can_be_read_as_ascii_is_not_in_utf_16() -> None:
+    for declared in (None, "utf-16", "utf-16be", "utf-32"):
+        assert decode_page(page("Caf\xe9 cr\xe8me. ", "utf-16").encode("cp1252"), declared) == page(
+            "Caf\xe9 cr\xe8me. ", "utf-16"
+        )
+        assert decode_page(page(CHINESE_PROSE, "utf-16").encode(), declared) == page(CHINESE_PROSE, "utf-16")
+
+
+ARABIC = "كانت المنارة في نهاية الرأس مطفأة منذ أحد عشر عاما، لكن مجلس القرية قرر إشعالها من جديد. "
+JAPANESE = "日本語の文章です。これは文字コードの試験です。"
+LEGACY = {
+    "gbk": CHINESE_PROSE,
+    "big5": CLASSICAL_PROSE,
+    "cp932": JAPANESE + "①㈱",
+    "euc_jis_2004": JAPANESE + "①㈱",
+    "cp949": KOREAN,
+    "cp1256": ARABIC * 3,
+}
+LABELS = {"euc_jis_2004": "euc-jp", "cp932": "shift_jis", "cp949": "euc-kr", "cp1256": "windows-1256"}
+
+
+@pytest.mark.parametrize("charset", LEGACY)
+def test_a_broken_byte_costs_one_character_and_not_the_page(charset: str) -> None:
+    prose = LEGACY[charset]
+    label = LABELS.get(charset, charset)
+    html = page(prose, label)
+    content = html.encode(charset)
+    assert decode_page(content, label) == html
+    assert decode_page(content, None) == html
+    broken = content.replace(b"</h1>", b"\xff</h1>" if charset != "cp1256" else b"</h1>")
+    for declared in (label, None):
+        assert prose.strip()[-20:] in decode_page(broken, declared)
+
+
+def test_without_any_name_korean_is_found_by_its_bytes() -> None:
+    assert decode_page(page(KOREAN).encode("euc-kr"), None) == page(KOREAN)

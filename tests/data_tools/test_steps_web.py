@@ -36,6 +36,7 @@ PROSE = [ENGLISH_PROSE, CHINESE_PROSE, CLASSICAL_PROSE]
             ("查看更多…", False),
         ),
         *(("समाप्त।", True), ("انتهى؟", True), ("", False)),
+        *(("انتهى۔", True), ("རྫོགས།", True), ("дууссан᠃", True), ("« Fini. »", True), ("«Конец.»", True)),
     ],
 )
 def test_where_a_sentence_ends(line: str, ends: bool) -> None:
@@ -187,3 +188,10 @@ def test_lines_of_verse_in_chinese_are_not_short() -> None:
     assert reason(FinewebQuality().build(), verse) is None
     as_english = FinewebQuality(short_line_characters_unspaced=30)
     assert reason(as_english.build(), verse) == "fineweb_quality.short_lines"
+
+
+def test_a_script_without_marks_is_not_asked_for_ends_of_sentences() -> None:
+    line = "ประภาคารที่ปลายแหลมดับมาสิบเอ็ดปีแล้ว แต่สภาหมู่บ้านตัดสินใจจุดไฟอีกครั้ง"
+    thai = "\n".join(f"{line}{number}" for number in "กขคงจฉชซ")
+    assert reason(FinewebQuality().build(), thai) is None
+    assert reason(FinewebQuality().build(), CHINESE_PROSE.replace("。", "")) is not None
