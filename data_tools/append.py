@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from data_tools import output
-from data_tools.assemble import TABLES_FOLDER, added, read_base
-from data_tools.beside import BESIDE, MEND, FileTask, check_file
+from data_tools.assemble import PARTS, added, read_base
+from data_tools.beside import BESIDE, MEND, UNFINISHED, FileTask, check_file
 from data_tools.config import DataConfig
 from data_tools.config_files import require_steps
 from data_tools.datasets.shards import require_size
@@ -20,9 +20,13 @@ from data_tools.inputs import find_inputs, require_same_inputs
 from data_tools.pipeline import PIPELINE_VERSION, make
 from data_tools.progress import Progress
 from data_tools.stages import Workshop
-from megatrain.data.manifest import read_manifest, splits_in
+from megatrain.data.dataset import require_layout
+from megatrain.data.manifest import MANIFEST, read_manifest, splits_in
 from megatrain.durable import hash_file
 from megatrain.errors import FailedWork, UserError, require
+
+_NOT_READ = ("lineage", "dropped")
+"""Folders whose files nothing that is added builds on."""
 
 
 def append(config: DataConfig, record: Mapping[str, Any], progress: Progress) -> bool:
@@ -92,18 +96,21 @@ def _require_old_files(folder: Path, record: Mapping[str, Any]) -> None:
 def _require_whole(folder: Path, sources: set[str], record: Mapping[str, Any]) -> None:
     """Raise FailedWork where something is missing or damaged that what is added builds on: shards would take
     the place of old ones, or documents be compared with what is none."""
+    cut_off = (folder / UNFINISHED).exists()
     for name, looks in record.get(BESIDE, {}).items():
         path = folder / name
-        table = name.startswith(f"{TABLES_FOLDER}/") and path.suffix == ".arrow"
-        fault = None
-        if table or not path.is_file():
-            fault = check_file(FileTask(path, looks["bytes"], looks["xxh3"]))
+        if cut_off and path.name in (MANIFEST, PARTS):
+            continue  # already those of the larger dataset; they have hashes of their own
+        known = name.partition("/")[0] not in _NOT_READ
+        fault = check_file(FileTask(path, looks["bytes"], looks["xxh3"] if known else None))
         if fault is not None:
             raise FailedWork(fault)
     for split in splits_in(folder):
-        for shard in read_manifest(split).shards:
+        manifest = read_manifest(split)
+        for number, shard in enumerate(manifest.shards):
             if shard.source in sources:
                 try:
                     require_size(split / shard.name, shard)
                 except FileNotFoundError:
                     raise FailedWork(f"{split / shard.name}: shard missing; {MEND}") from None
+                require_layout(split / shard.name, manifest, number)

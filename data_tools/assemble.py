@@ -22,16 +22,19 @@ from megatrain.data.manifest import (
     ShardInfo,
     TokenizerInfo,
     read_manifest,
+    require_file_name,
     splits_in,
     write_manifest,
 )
 from megatrain.data.shard import token_dtype
+from megatrain.data.stored import VERSION, check_version
 from megatrain.data.tokenizer import FOLDER
-from megatrain.durable import write_durably
-from megatrain.errors import FailedWork, require
+from megatrain.errors import FailedWork, UserError
+from megatrain.records import check_seal, parse_record, read_file, write_sealed
 
 TABLES_FOLDER = "duplicates"
 PARTS = "parts.json"
+_PARTS_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -83,18 +86,42 @@ def read_base(folder: Path, sources: set[str]) -> Base:
         if shards:
             manifests[path.name] = replace(manifest, shards=shards, made=_only(manifest.made, sources))
     tables = folder / TABLES_FOLDER
-    require(
-        (tables / PARTS).is_file(),
-        f"{folder}: has no {TABLES_FOLDER}/{PARTS}, so no source can be added; make it anew with "
-        "duplicates.keep_tables=true",
-    )
-    try:
-        parts = [part for part in json.loads((tables / PARTS).read_text()) if part["source"] in sources]
-        parts = [{**part, "folder": str((tables / part["folder"]).absolute())} for part in parts]
-    except (ValueError, LookupError, TypeError) as error:
-        raise FailedWork(f"{tables / PARTS}: damaged ({error!r}); restore this file") from None
+    parts = [
+        {**part, "folder": str((tables / part["folder"]).absolute())}
+        for part in read_parts(tables / PARTS)
+        if part["source"] in sources
+    ]
     info = next(iter(manifests.values())).tokenizer
     return Base(manifests, parts, (str(folder.absolute() / FOLDER), info))
+
+
+def read_parts(path: Path) -> list[dict[str, Any]]:
+    """What `parts.json` names: a source, documents and folder each.
+
+    Version 1 was a list without a hash. Raises UserError where there is none, FailedWork where it is damaged.
+    """
+    try:
+        content = read_file(path)
+        tree: Any = {"parts": json.loads(content)} if content.lstrip().startswith(b"[") else None
+        if tree is None:
+            tree = parse_record(content)
+            check_seal(tree, required=True)
+            check_version(tree.get(VERSION), path, _PARTS_VERSION)
+        parts = [dict(part) for part in tree["parts"]]
+        for part in parts:
+            if not (isinstance(part["source"], str) and type(part["documents"]) is int):
+                raise ValueError("source or documents of another type")
+            require_file_name(part["folder"])
+    except FileNotFoundError:
+        raise UserError(
+            f"{path.parent.parent}: has no {TABLES_FOLDER}/{PARTS}, so no source can be added; make it anew "
+            "with duplicates.keep_tables=true"
+        ) from None
+    except OSError as error:
+        raise FailedWork(f"{path}: cannot be read: {error.strerror}; restore this file") from None
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise FailedWork(f"{path}: damaged ({error}); restore this file") from None
+    return parts
 
 
 def added(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,7 +181,7 @@ def put_tables(shop: Workshop, found: Found, target: Path) -> None:
         for name in TABLES:
             if (source / f"{name}.arrow").is_file():
                 _link(source / f"{name}.arrow", place / f"{name}.arrow")
-    write_durably(home / PARTS, (json.dumps(told, indent=1) + "\n").encode())
+    write_sealed(home / PARTS, {VERSION: _PARTS_VERSION, "parts": told})
 
 
 def put_samples(shop: Workshop, parts: Sequence[Mapping[str, Any]], target: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from megatrain.data.dataset import TokenDataset
 from megatrain.data.manifest import MANIFEST, splits_in
 from megatrain.data.packing import plan_folder
 from megatrain.durable import hash_file
-from megatrain.records import OWN_HASH, own_hash
+from megatrain.records import check_seal, parse_record, read_file
 
 PREPARED = "prepared.json"
 """The record, which comes last."""
@@ -86,9 +85,8 @@ def faults_beside(
         return  # a split by itself
     path = folder / PREPARED
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record.get(OWN_HASH) != own_hash(record):
-            raise ValueError("its own hash is another, or absent")
+        record = parse_record(read_file(path))
+        check_seal(record, required=True)
         tasks = [
             FileTask(folder / name, looks["bytes"], None if quick else looks["xxh3"])
             for name, looks in record[BESIDE].items()
@@ -98,7 +96,7 @@ def faults_beside(
             yield path, f"{path}: missing; {MEND}"
         return
     except (OSError, ValueError, AttributeError, LookupError, TypeError) as error:
-        yield path, f"{path}: damaged ({error!r}); {MEND}"
+        yield path, f"{path}: damaged ({error}); {MEND}"
         return
     with pool(1 if quick else processes_for(tasks, workers)) as over:
         faults = progress.track("verify, files beside", over(check_file, tasks), len(tasks))

@@ -12,7 +12,7 @@ from typing import Any
 from data_tools.beside import BESIDE, PREPARED, UNFINISHED, looks_beside
 from megatrain.durable import sync_folder, write_durably
 from megatrain.errors import FailedWork, UserError, require
-from megatrain.records import write_sealed
+from megatrain.records import check_seal, parse_record, read_file, write_sealed
 
 
 def placed(output: str | Path) -> Path:
@@ -126,24 +126,32 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
 def read_record(output: Path) -> dict[str, Any] | None:
     """The record of a complete output, or None where there is no output.
 
-    Raises UserError where the folder holds something else.
+    Raises UserError where the folder holds something else, FailedWork where the record is damaged.
     """
+    path = output / PREPARED
     try:
-        record = json.loads((output / PREPARED).read_text(encoding="utf-8"))
-        sources = record["config"].get("sources") if isinstance(record["config"], dict) else None
-        require(
-            isinstance(sources, dict) and {"pipeline_version", "inputs", "files"} <= set(record),
-            f"{output}: was imported, not prepared; choose another output, or remove it",
-        )
-        return dict(record)
+        record = parse_record(read_file(path))
+        check_seal(record, required=BESIDE in record)  # those from before it had neither
     except FileNotFoundError:
         empty = not output.exists() or (output.is_dir() and not any(output.iterdir()))
         require(empty, f"{output}: exists and is not a prepared dataset; choose another output, or remove it")
         return None
     except NotADirectoryError:
         raise UserError(f"output ({output}): is a file; choose another output") from None
-    except (ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{output / PREPARED}: damaged ({error!r}); remove {output}, or restore it") from None
+    except OSError as error:
+        raise FailedWork(
+            f"{path}: cannot be read: {error.strerror}; restore it, or remove {output}"
+        ) from None
+    except ValueError as error:
+        raise FailedWork(f"{path}: damaged: {error}; remove {output}, or restore this file") from None
+    config = record.get("config")
+    if not isinstance(config, dict):
+        raise FailedWork(f"{path}: damaged: no config in it; remove {output}, or restore this file")
+    require(
+        isinstance(config.get("sources"), dict) and {"pipeline_version", "inputs", "files"} <= set(record),
+        f"{output}: was imported, not prepared; choose another output, or remove it",
+    )
+    return record
 
 
 def difference(old: Any, new: Any, at: str = "") -> str | None:

@@ -5,20 +5,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
 from data_tools.best_fit import best_fit, pieces_of
-from megatrain.data.manifest import FORMAT_VERSION, MANIFEST, ShardInfo, read_manifest
-from megatrain.data.packing import Plan, ShardPlan, parse_plan, plan_folder
+from megatrain.data.manifest import MANIFEST, ShardInfo, read_manifest
+from megatrain.data.packing import Plan, ShardPlan, parse_plan, places_of, plan_folder, require_places
 from megatrain.data.permutation import permute
 from megatrain.data.shard import document_bounds
 from megatrain.durable import hash_file, replacing, write_durably
 from megatrain.errors import FailedWork, require
+from megatrain.records import read_file
 
+_FILE_VERSION = 1
 _GROUP_TOKENS = 1 << 24
 _LARGEST_SHARD = 1 << 32  # tokens that a plan's numbers can count
 Ints = npt.NDArray[np.int64]
@@ -138,24 +140,20 @@ def _write(path: Path, pairs: Ints, counts: Ints) -> tuple[int, int]:
     values = pa.FixedSizeListArray.from_arrays(pa.array(pairs.astype(np.uint32).reshape(-1)), 2)
     lists = pa.ListArray.from_arrays(pa.array(bounds), values)
     batch = pa.RecordBatch.from_arrays([lists], names=["pieces"])
-    batch = batch.replace_schema_metadata({"megatrain": json.dumps({"format_version": FORMAT_VERSION})})
+    batch = batch.replace_schema_metadata({"megatrain": json.dumps({"format_version": _FILE_VERSION})})
     options = pa.ipc.IpcWriteOptions(compression=None)
     with replacing(path) as file, pa.ipc.new_file(file, batch.schema, options=options) as writer:
         writer.write_batch(batch)
-    with pa.memory_map(str(path)) as file:
-        column = pa.ipc.open_file(file).get_batch(0).column("pieces")
-        file.seek(0)
-        start = file.read_buffer().address
-        buffers: list[Any] = [column.buffers()[1], column.values.values.buffers()[1]]
-        places = [buffer.address - start if buffer is not None and buffer.size else 0 for buffer in buffers]
-    return places[0], places[1]
+    return places_of(path)[:2]
 
 
 def _known(home: Path, sequence_length: int) -> Mapping[tuple[str, str], ShardPlan]:
     """Plans that are there from before."""
     try:
-        plan = parse_plan((home / MANIFEST).read_bytes(), home / MANIFEST)
-    except (FileNotFoundError, FailedWork):
+        plan = parse_plan(read_file(home / MANIFEST), home / MANIFEST)
+        for shard in plan.shards:
+            require_places(home / shard.name, shard, plan.version)
+    except (OSError, FailedWork):
         return {}
     return {
         (shard.name, shard.tokens_hash): shard

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from data_tools import task as tasks_of
 from data_tools.config import DataConfig
 from data_tools.engines import Engine
 from data_tools.progress import Progress
+
+_READERS = 8
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,20 @@ class Workshop:
         name = f"{kind}-{key_of(tasks, shared, decides)}"
         folder = self.folder / name
         tasks_of.write_stage(folder, kind, self.config, shared, tasks)
+        self._discard_damaged(folder, kind, len(tasks))
         left = [number for number in range(len(tasks)) if not tasks_of.is_done(folder, number)]
         if len(left) < len(tasks):
             self.progress.note(f"{kind}: {len(tasks) - len(left):,} of {len(tasks):,} tasks were done before")
         for _ in self.progress.track(f"{kind}, tasks", self.run(folder, left), len(left)):
             pass
         return name, [tasks_of.result_of(folder, number) for number in range(len(tasks))]
+
+    def _discard_damaged(self, folder: Path, kind: str, tasks: int) -> None:
+        done = [number for number in range(tasks) if tasks_of.is_done(folder, number)]
+        with ThreadPoolExecutor(_READERS) as pool:  # they wait for the disk, and hash without the lock
+            for fault in pool.map(lambda number: tasks_of.discard_damaged(folder, number), done):
+                if fault is not None:
+                    self.progress.note(f"warning: {kind}: {fault}; the task is done again")
 
 
 def key_of(*parts: Any) -> str:

@@ -19,10 +19,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from data_tools.config import DataConfig
 from megatrain import faults
-from megatrain.durable import sync_folder, write_durably
+from megatrain.durable import hash_file, sync_folder, write_durably
 from megatrain.errors import FailedWork, UserError
+from megatrain.records import check_seal, parse_record, read_file, write_sealed
 
 RESULT = "result.json"
 
@@ -46,10 +49,10 @@ def write_stage(
 ) -> None:
     """Put a stage on disk for its tasks to read; those that are done stay."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(task, ensure_ascii=False) + "\n" for task in tasks)
-    write_durably(folder / "tasks.jsonl", lines.encode())
+    lines = "".join(json.dumps(task) + "\n" for task in tasks).encode()
+    write_durably(folder / "tasks.jsonl", lines)
     tree = {"kind": kind, "config": config.model_dump(mode="json"), "shared": shared}
-    write_durably(folder / "stage.json", json.dumps(tree, ensure_ascii=False).encode())
+    write_sealed(folder / "stage.json", {**tree, "tasks_xxh3": xxhash.xxh3_128_hexdigest(lines)})
 
 
 def run(place: tuple[str, int]) -> int:
@@ -77,18 +80,55 @@ def is_done(stage: Path, number: int) -> bool:
 
 
 def result_of(stage: Path, number: int) -> dict[str, Any]:
-    """What a task that is done gave."""
-    tree: dict[str, Any] = json.loads((stage / f"{number:05d}" / RESULT).read_text(encoding="utf-8"))
-    return tree
+    """What a task that is done gave. Raises FailedWork where that is damaged."""
+    path = stage / f"{number:05d}" / RESULT
+    try:
+        return dict(_read_result(path)["result"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise FailedWork(
+            f"{path}: damaged ({error}); run the same command again: the task is done again"
+        ) from None
+
+
+def discard_damaged(stage: Path, number: int) -> str | None:
+    """Remove what a task left if it is not what the task wrote, so that it is done again; gives the fault.
+
+    Work that was cut off may have lain there for long, and on a disk that was full or failing.
+    """
+    place = stage / f"{number:05d}"
+    try:
+        fault = _fault_of(place)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        fault = f"{place / RESULT}: damaged ({error})"
+    if fault is not None:
+        shutil.rmtree(place)
+    return fault
 
 
 def error_of(stage: Path, number: int) -> UserError | FailedWork | None:
     """What ended a task that ran by itself; None where it has not failed."""
+    path = stage / f"{number:05d}.error"
     try:
-        tree = json.loads((stage / f"{number:05d}.error").read_text(encoding="utf-8"))
+        tree = parse_record(read_file(path))
+        return (UserError if tree["user"] else FailedWork)(str(tree["message"]))
     except FileNotFoundError:
         return None
-    return (UserError if tree["user"] else FailedWork)(tree["message"])
+    except (OSError, ValueError, LookupError) as error:
+        return FailedWork(f"{path}: the task failed, and why cannot be read ({error})")
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    tree = parse_record(read_file(path))
+    check_seal(tree, required=True)
+    return tree
+
+
+def _fault_of(place: Path) -> str | None:
+    for name, looks in _read_result(place / RESULT)["files"].items():
+        path = place / name
+        if path.stat().st_size != looks["bytes"] or hash_file(path) != looks["xxh3"]:
+            return f"{path}: changed since it was written"
+    return None
 
 
 def sweep(stage: Path) -> None:
@@ -107,10 +147,12 @@ def sweep(stage: Path) -> None:
 
 def _put_in_place(room: Path, place: Path, result: Mapping[str, Any]) -> None:
     faults.point("data.task", rank=int(place.name))
-    for path in room.iterdir():
+    files = {}
+    for path in sorted(room.iterdir()):
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    write_durably(room / RESULT, json.dumps(result, ensure_ascii=False).encode())
+        files[path.name] = {"bytes": path.stat().st_size, "xxh3": hash_file(path)}
+    write_sealed(room / RESULT, {"files": files, "result": result})
     sync_folder(room)
     try:
         os.rename(room, place)
@@ -122,10 +164,17 @@ def _put_in_place(room: Path, place: Path, result: Mapping[str, Any]) -> None:
 
 @lru_cache(maxsize=4)
 def _read_stage(folder: Path) -> tuple[Stage, list[str]]:
-    tree = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+    path = folder / "stage.json"
+    try:
+        tree = parse_record(read_file(path))
+        check_seal(tree, required=True)
+        content = read_file(folder / "tasks.jsonl")
+        if xxhash.xxh3_128_hexdigest(content) != tree["tasks_xxh3"]:
+            raise ValueError("tasks.jsonl is another")
+    except (ValueError, LookupError) as error:
+        raise FailedWork(f"{path}: damaged ({error}); run the same command again") from None
     config = DataConfig.model_validate(tree["config"])
-    tasks = (folder / "tasks.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
-    return Stage(folder, tree["kind"], config, tree["shared"]), tasks
+    return Stage(folder, tree["kind"], config, tree["shared"]), content.decode().split("\n")[:-1]
 
 
 def _work(kind: str) -> Work:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import shutil
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +15,9 @@ from data_tools.stages import Workshop, key_of
 from data_tools.tokenizer.make import make_tokenizer
 from data_tools.tokenizer.sample import TrainingSample, beginning
 from megatrain.data.manifest import TokenizerInfo
-from megatrain.durable import write_durably
+from megatrain.data.tokenizer import read_info
+from megatrain.durable import hash_file
+from megatrain.records import check_seal, parse_record, read_file, write_sealed
 
 _INFO = "info.json"
 
@@ -30,12 +31,28 @@ def tokenizer_of(shop: Workshop, found: Found, files: Mapping[str, str]) -> tupl
     key = key_of(found.shared(), section.model_dump(mode="json"), shop.config.split.model_dump(), files)
     name = f"tokenizer-{key}"
     home = shop.folder / name
-    if not (home / _INFO).is_file():
+    if (fault := _fault_of(home)) is not None:
+        if home.exists():
+            shop.progress.note(f"warning: tokenizer: {fault}; it is made again")
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir()
-        info = make_tokenizer(home / "files", section, _sample(shop, found))
-        write_durably(home / _INFO, json.dumps(dataclasses.asdict(info)).encode())
-    return f"{name}/files", TokenizerInfo(**json.loads((home / _INFO).read_text()))
+        make_tokenizer(home / "files", section, _sample(shop, found))
+        hashes = {path.name: hash_file(path) for path in (home / "files").iterdir()}
+        write_sealed(home / _INFO, {"files": hashes})
+    return f"{name}/files", read_info(home / "files")
+
+
+def _fault_of(home: Path) -> str | None:
+    """Why a tokenizer that a run left there, which was cut off, cannot be used."""
+    try:
+        record = parse_record(read_file(home / _INFO))
+        check_seal(record, required=True)
+        for name, said in record["files"].items():
+            if hash_file(home / "files" / name) != said:
+                return f"{home / 'files' / name}: changed since it was written"
+    except (OSError, ValueError, LookupError, AttributeError) as error:
+        return f"{home / _INFO}: missing or damaged ({error})"
+    return None
 
 
 def _sample(shop: Workshop, found: Found) -> Iterator[str]:

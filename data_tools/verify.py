@@ -29,6 +29,7 @@ from megatrain.data.manifest import MANIFEST, ShardInfo, TokenizerInfo, read_man
 from megatrain.data.packing import parse_plan, plan_folder
 from megatrain.data.tokenizer import Tokenizer, find_tokenizer
 from megatrain.errors import FailedWork, UserError
+from megatrain.records import read_file
 
 _CHUNK = 1 << 24
 
@@ -144,7 +145,7 @@ def _plan_faults(splits: Mapping[str, TokenDataset], quick: bool) -> Iterator[st
         for home in sorted(dataset.folder.glob(plan_folder("*"))):
             path = home / MANIFEST
             try:
-                plan = parse_plan(path.read_bytes(), path)
+                plan = parse_plan(read_file(path), path)
             except FileNotFoundError:
                 continue
             except (FailedWork, UserError) as error:

@@ -48,9 +48,12 @@ def test_everything_is_read_by_the_commands(old: Path, capsys: pytest.CaptureFix
         ("report", "run"),
         ("evaluate", "run", "--split", "validation", "--config", "train.yaml"),
         ("generate", "run/export", "--prompt", "KING", "--max-new-tokens", "3"),
-        ("prepare", "prepare.yaml"),
     ):
         assert call(*command) == 0, (command, capsys.readouterr())
+    # Its steps gave other texts: training goes on with it, a rerun or another source would mix two pipelines.
+    for arguments in ((), ("append=true",)):
+        assert call("prepare", "prepare.yaml", *arguments) == 2
+        assert "was prepared by another config (pipeline_version: 3 there, " in capsys.readouterr().err
 
 
 def test_a_run_continues_by_the_same_command_with_the_same_losses(old: Path) -> None:

@@ -7,7 +7,7 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,13 +140,16 @@ class CachedFolder:
         self.cache, self.remote = cache, remote
         self._root = cache.files / key
         self._known: dict[str, Known] = {}
+        self._checks: dict[str, Callable[[Path], None]] = {}
 
     def __str__(self) -> str:
         return str(self.remote)
 
-    def know(self, name: str, bytes_: int, hash_: str) -> None:
-        """A file that can be opened."""
+    def know(self, name: str, bytes_: int, hash_: str, check: Callable[[Path], None] | None = None) -> None:
+        """A file that can be opened; `check` looks at its copy whenever that is opened."""
         self._known[name] = Known(bytes_, hash_)
+        if check is not None:
+            self._checks[name] = check
 
     def fetch(self, name: str) -> bool:
         """Bring a file near; gives whether it had to be fetched. Raises what Cache.fetch raises."""
@@ -161,7 +164,10 @@ class CachedFolder:
         while True:
             self.fetch(name)
             with suppress(FileNotFoundError):  # another rank needed the room at this very moment
-                return (self._root / name).open("rb", buffering=0)
+                stream = (self._root / name).open("rb", buffering=0)
+                if name in self._checks:
+                    self._checks[name](self._root / name)
+                return stream
 
 
 def _stripe(path: Path) -> str:

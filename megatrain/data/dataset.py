@@ -14,7 +14,8 @@ from megatrain.data.cache import CachedFolder
 from megatrain.data.files import File, Files, LocalFolder, most_open_files
 from megatrain.data.manifest import Manifest, ShardInfo, read_manifest
 from megatrain.data.rows import Ints, Pieces, Reads, Rows, foreign_id
-from megatrain.data.shard import token_dtype, token_dtype_of
+from megatrain.data.shard import Layout, layout_of, token_dtype, token_dtype_of
+from megatrain.data.stored import SEALED_SINCE
 from megatrain.data.tokenizer import Tokenizer, find_tokenizer, read_info
 from megatrain.durable import hash_file
 from megatrain.errors import FailedWork, UserError, require
@@ -78,7 +79,8 @@ class TokenDataset:
         """Open a split folder; the sizes of its shards are checked (of which ones, `check` says, given how
         many there are), and that its tokenizer is theirs.
 
-        Raises UserError where it is no dataset, of a newer format, lacks a shard or has one cut short.
+        Raises UserError where it is no dataset or of a newer format, FailedWork where it lacks a shard or
+        something is damaged.
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
@@ -86,7 +88,9 @@ class TokenDataset:
             manifest.shards, f"{folder}: the split has no shards; its share of the documents came out empty"
         )
         for number in check(len(manifest.shards)):
-            _check_size(folder / manifest.shards[number].name, manifest.shards[number])
+            path = folder / manifest.shards[number].name
+            _check_size(path, manifest.shards[number])
+            require_layout(path, manifest, number)
         require_its_tokenizer(folder, manifest)
         return cls(folder, manifest, most_open=most_open, retry_s=retry_s)
 
@@ -219,18 +223,33 @@ def require_its_tokenizer(folder: Path, manifest: Manifest) -> None:
     """Raise UserError where the tokenizer next to the shards is not the one they were made with, FailedWork
     where the manifest contradicts it."""
     home = find_tokenizer(folder)
-    if home is None:
+    if home is None or (found := read_info(home)) == (stated := manifest.tokenizer):
         return
-    found, stated = read_info(home), manifest.tokenizer
-    if found.hash == stated.hash and (found.vocab_size, found.eos_id) != (stated.vocab_size, stated.eos_id):
+    if found.hash == stated.hash:
         raise FailedWork(
             f"{folder}: manifest damaged: it names {stated.vocab_size:,} ids and EOS {stated.eos_id}, its "
-            f"tokenizer {home} has {found.vocab_size:,} and EOS {found.eos_id}; prepare the dataset again"
+            f"tokenizer {home} has {found.vocab_size:,} and EOS {found.eos_id} ({stated} and {found}); "
+            "prepare the dataset again"
         )
-    if found.hash != stated.hash:
-        raise UserError(
-            f"{home}: tokenizer {found.hash[:12]} does not belong to the shards of {folder}, made with "
-            f"{manifest.tokenizer.hash[:12]}; put back their tokenizer or prepare the dataset again"
+    raise UserError(
+        f"{home}: tokenizer {found.hash[:12]} does not belong to the shards of {folder}, made with "
+        f"{stated.hash[:12]}; put back their tokenizer or prepare the dataset again"
+    )
+
+
+def require_layout(path: Path, manifest: Manifest, number: int) -> None:
+    """Compare what a manifest without a hash of its own says of a shard with the shard's own footer.
+
+    Raises FailedWork where they differ: another `values_offset` would give shifted tokens.
+    """
+    if manifest.version >= SEALED_SINCE:
+        return
+    shard, found = manifest.shards[number], layout_of(path)
+    said = Layout(shard.values_offset, shard.documents, shard.tokens, manifest.dtype)
+    if found != said:
+        raise FailedWork(
+            f"{path}: {found}, the manifest says {said}: one of them is damaged; prepare the dataset again "
+            "or restore it"
         )
 
 
@@ -245,14 +264,16 @@ def _check_size(path: Path, shard: ShardInfo) -> None:
     try:
         found = path.stat().st_size
     except FileNotFoundError:
-        raise UserError(f"{path}: shard missing; prepare the dataset again or restore this file") from None
+        raise FailedWork(f"{path}: shard missing; prepare the dataset again or restore this file") from None
+    except OSError as error:
+        raise FailedWork(f"{path}: cannot be read: {error.strerror}; restore this file") from None
     require_size(path, found, shard)
 
 
 def require_size(path: object, found: int, shard: ShardInfo) -> None:
-    """Raise UserError where a shard is not as long as the manifest says."""
-    require(
-        found == shard.bytes,
-        f"{path}: shard cut short or changed: {found:,} bytes, the manifest says {shard.bytes:,}; "
-        "prepare the dataset again or restore this file",
-    )
+    """Raise FailedWork where a shard is not as long as the manifest says."""
+    if found != shard.bytes:
+        raise FailedWork(
+            f"{path}: shard cut short or changed: {found:,} bytes, the manifest says {shard.bytes:,}; "
+            "prepare the dataset again or restore this file"
+        )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from megatrain.errors import FailedWork
+from megatrain.records import read_file
 
 FIRST_WAIT_S = 0.25
 LONGEST_WAIT_S = 8.0
@@ -44,7 +45,7 @@ class LocalFolder:
         return str(self._root)
 
     def read(self, name: str) -> bytes:
-        return (self._root / name).read_bytes()
+        return read_file(self._root / name)
 
     def open(self, name: str) -> BinaryIO:
         return (self._root / name).open("rb", buffering=0)

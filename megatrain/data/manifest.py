@@ -9,11 +9,16 @@ from typing import Any
 
 import xxhash
 
-from megatrain.durable import write_durably
-from megatrain.errors import FailedWork, UserError, require
+from megatrain.data.stored import VERSION, parse_stored, typed
+from megatrain.errors import FailedWork, UserError
+from megatrain.records import read_file, write_sealed
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_STREAM = 1
+"""The first value that the fingerprint is of. It stays 1 whatever the version of the manifest: with another
+every run would find its dataset changed."""
 MANIFEST = "manifest.json"
+_MEND = "prepare the dataset again or restore this file"
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,13 @@ class Manifest:
     tokenizer: TokenizerInfo
     shards: tuple[ShardInfo, ...]
     made: Mapping[str, Any] = field(default_factory=dict)
+    version: int = field(default=FORMAT_VERSION, compare=False)
+    """Of the file that it was read from; those of version 1 have no hash of their own."""
 
     @property
     def fingerprint(self) -> str:
         stream = [[shard.source, shard.tokens, shard.tokens_hash] for shard in self.shards]
-        decides = [FORMAT_VERSION, self.split, self.dtype, self.tokenizer.hash, stream]
+        decides = [_STREAM, self.split, self.dtype, self.tokenizer.hash, stream]
         return xxhash.xxh3_128_hexdigest(json.dumps(decides, separators=(",", ":")).encode())
 
     @property
@@ -76,12 +83,9 @@ class Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `folder/manifest.json` durably. Its presence says that the split is complete: call it last."""
-    tree = {
-        "format_version": FORMAT_VERSION,
-        "fingerprint": manifest.fingerprint,
-        **dataclasses.asdict(manifest),
-    }
-    write_durably(folder / MANIFEST, (json.dumps(tree, indent=1, ensure_ascii=False) + "\n").encode())
+    tree = {VERSION: FORMAT_VERSION, "fingerprint": manifest.fingerprint, **dataclasses.asdict(manifest)}
+    del tree["version"]
+    write_sealed(folder / MANIFEST, tree)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -91,9 +95,11 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder}: {_why_no_dataset(folder)}; make it with `megatrain prepare`") from None
+    except OSError as error:
+        raise FailedWork(f"{path}: cannot be read: {error.strerror}; {_MEND}") from None
     return parse_manifest(content, path)
 
 
@@ -102,35 +108,52 @@ def parse_manifest(content: bytes, path: object) -> Manifest:
 
     Raises what read_manifest raises.
     """
+    version, tree = parse_stored(content, path, newest=FORMAT_VERSION, mend=_MEND)
     try:
-        tree = json.loads(content)
-    except ValueError as error:
-        raise FailedWork(f"{path}: damaged, not JSON ({error}); prepare the dataset again") from None
-    check_version(tree.get("format_version"), path)
-    try:
-        manifest = Manifest(
-            split=tree["split"],
-            dtype=tree["dtype"],
-            tokenizer=TokenizerInfo(**tree["tokenizer"]),
-            shards=tuple(ShardInfo(**shard) for shard in tree["shards"]),
-            made=tree["made"],
-        )
-    except (KeyError, TypeError) as error:
-        raise FailedWork(f"{path}: damaged, field {error}; prepare the dataset again") from None
-    if manifest.fingerprint != tree["fingerprint"]:
-        raise FailedWork(f"{path}: damaged, its fingerprint does not match; prepare the dataset again")
+        said = tree.pop("fingerprint")
+        tree["tokenizer"] = typed(TokenizerInfo, tree["tokenizer"])
+        tree["shards"] = tuple(typed(ShardInfo, shard) for shard in tree["shards"])
+        manifest = Manifest(**tree, version=version)
+        _require_possible(manifest)
+    except (LookupError, TypeError, ValueError) as error:
+        raise FailedWork(f"{path}: damaged, field {error}; {_MEND}") from None
+    if manifest.fingerprint != said:
+        raise FailedWork(f"{path}: damaged, its fingerprint does not match; {_MEND}")
     return manifest
 
 
-def check_version(version: object, where: object) -> None:
-    """Raise UserError unless this version of the stored format can be read."""
-    require(isinstance(version, int), f"{where}: names no format version; it is not a dataset of megatrain")
-    assert isinstance(version, int)
-    require(
-        version <= FORMAT_VERSION,
-        f"{where}: format version {version} is newer than this megatrain reads "
-        f"({FORMAT_VERSION}); upgrade megatrain",
-    )
+def require_possible_ids(tokenizer: TokenizerInfo) -> None:
+    """Raise ValueError where the description of a tokenizer contradicts itself."""
+    size, padded = tokenizer.vocab_size, tokenizer.padded_vocab_size
+    if not (0 <= tokenizer.eos_id < size and -1 <= tokenizer.bos_id < size):
+        raise ValueError(f"eos_id or bos_id ({tokenizer.eos_id}, {tokenizer.bos_id}) of {size} ids")
+    if padded is not None and padded < size:
+        raise ValueError(f"padded_vocab_size {padded} below vocab_size {size}")
+
+
+def _require_possible(manifest: Manifest) -> None:
+    """Raise ValueError where values contradict each other or lead out of the folder: of files of version 1
+    that is all that can be seen without the shards."""
+    if not (isinstance(manifest.split, str) and isinstance(manifest.made, dict)):
+        raise ValueError("split or made of another type")
+    sizes = {"uint16": 2, "uint32": 4}
+    if manifest.dtype not in sizes:
+        raise ValueError(f"dtype {manifest.dtype!r}")
+    require_possible_ids(manifest.tokenizer)
+    for shard in manifest.shards:
+        require_file_name(shard.name)
+        counts = (shard.documents, shard.tokens, shard.text_bytes, shard.bytes, shard.values_offset)
+        end = shard.values_offset + shard.tokens * sizes[manifest.dtype]
+        if min(counts) < 0 or end > shard.bytes or shard.documents > shard.tokens:
+            raise ValueError(f"counts or places of {shard.name} that cannot be")
+    if len({shard.name for shard in manifest.shards}) != len(manifest.shards):
+        raise ValueError("name of a shard twice")
+
+
+def require_file_name(name: str) -> None:
+    """Raise ValueError unless a name is that of a file in a folder, and not a path."""
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise ValueError(f"name {name!r}, which no file of this folder has")
 
 
 def splits_in(folder: Path) -> Sequence[Path]:

@@ -8,6 +8,8 @@ import dataclasses
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,14 @@ import xxhash
 
 from megatrain.data.dataset import TokenDataset
 from megatrain.data.files import File, Files
-from megatrain.data.manifest import FORMAT_VERSION, MANIFEST, check_version
+from megatrain.data.manifest import MANIFEST, require_file_name
 from megatrain.data.rows import Ints, Pieces, Reads
+from megatrain.data.stored import SEALED_SINCE, VERSION, parse_stored, typed
 from megatrain.durable import hash_file
 from megatrain.errors import FailedWork, UserError, require
+from megatrain.records import sealed
 
+FORMAT_VERSION = 2
 PIECE_BYTES = 8  # two uint32: first token in the shard, length
 BOUND_BYTES = 4  # int32: where the pieces of a row begin
 
@@ -54,6 +59,8 @@ class Plan:
 
     sequence_length: int
     shards: tuple[ShardPlan, ...]
+    version: int = FORMAT_VERSION
+    """Of the file that it was read from; those of version 1 have no hash of their own."""
 
     @property
     def fingerprint(self) -> str:
@@ -68,8 +75,9 @@ class Plan:
         return 1 - sum(shard.tokens for shard in chosen) / room if room else 0.0
 
     def to_json(self) -> bytes:
-        tree = {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
-        return (json.dumps(tree, indent=1) + "\n").encode()
+        tree = {VERSION: FORMAT_VERSION, **dataclasses.asdict(self)}
+        del tree["version"]
+        return (json.dumps(sealed(tree), indent=1) + "\n").encode()
 
 
 def plan_folder(sequence_length: int | str) -> str:
@@ -81,12 +89,66 @@ def plan_folder(sequence_length: int | str) -> str:
 def parse_plan(content: bytes, where: object) -> Plan:
     """A plan from the bytes of its manifest. Raises FailedWork where it is damaged, UserError for a newer
     version."""
+    mend = "run `megatrain data pack` again"
+    version, tree = parse_stored(content, where, newest=FORMAT_VERSION, mend=mend)
     try:
-        tree = json.loads(content)
-        check_version(tree.pop("format_version"), where)
-        return Plan(tree["sequence_length"], tuple(ShardPlan(**shard) for shard in tree["shards"]))
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise FailedWork(f"{where}: damaged ({error}); run `megatrain data pack` again") from None
+        tree["shards"] = tuple(typed(ShardPlan, shard) for shard in tree["shards"])
+        plan = Plan(**tree, version=version)
+        _require_possible(plan)
+    except (ValueError, TypeError, LookupError) as error:
+        raise FailedWork(f"{where}: damaged, field {error}; {mend}") from None
+    return plan
+
+
+def _require_possible(plan: Plan) -> None:
+    """Raise ValueError where values contradict each other or lead out of the folder."""
+    if type(plan.sequence_length) is not int or plan.sequence_length < 1:
+        raise ValueError(f"sequence_length {plan.sequence_length!r}")
+    for one in plan.shards:
+        require_file_name(one.name)
+        counts = (one.rows, one.pieces, one.tokens, one.split, one.bounds_offset, one.pieces_offset)
+        ends = (
+            one.bounds_offset + BOUND_BYTES * (one.rows + 1),
+            one.pieces_offset + PIECE_BYTES * one.pieces,
+        )
+        room = one.rows * (plan.sequence_length + 1)
+        if min(counts) < 0 or max(ends) > one.bytes or one.tokens > room or one.rows > one.pieces:
+            raise ValueError(f"counts or places of {one.name} that cannot be")
+
+
+def require_places(path: Path, one: ShardPlan, version: int) -> None:
+    """Compare what a plan without a hash of its own says of a file with the file's own footer. Raises
+    FailedWork where they differ."""
+    if version >= SEALED_SINCE:
+        return
+    try:
+        found = places_of(path)
+    except (OSError, ValueError, LookupError) as error:
+        raise FailedWork(
+            f"{path}: not a whole Arrow file ({error}); run `megatrain data pack` again"
+        ) from None
+    said = (one.bounds_offset, one.pieces_offset, one.rows, one.pieces)
+    if found != said:
+        raise FailedWork(
+            f"{path}: offsets, rows and pieces are {found}, the manifest says {said}: one of them is "
+            "damaged; run `megatrain data pack` again"
+        )
+
+
+def places_of(path: Path) -> tuple[int, int, int, int]:
+    """Where the bounds and the pieces of a plan's file begin, its rows and its pieces.
+
+    Raises OSError, ValueError and LookupError where it is not a whole file.
+    """
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as file:
+        column = pa.ipc.open_file(file).get_batch(0).column("pieces")
+        file.seek(0)
+        start = file.read_buffer().address
+        buffers: list[Any] = [column.buffers()[1], column.values.values.buffers()[1]]
+        places = [buffer.address - start if buffer is not None and buffer.size else 0 for buffer in buffers]
+        return places[0], places[1], len(column), len(column.values)
 
 
 class PackedDataset:
@@ -115,15 +177,23 @@ class PackedDataset:
         where, folder = dataset.files.folder, plan_folder(sequence_length)
         try:
             content = where.read(f"{folder}/{MANIFEST}")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise UserError(
                 f"data.packing (best_fit): {where} has no plan for data.sequence_length ({sequence_length}); "
                 f"make it once: {_command(where, sequence_length)}"
             ) from None
         plan = parse_plan(content, f"{where}/{folder}/{MANIFEST}")
-        if dataset.remote is not None:
-            for shard in plan.shards:
-                dataset.remote.know(f"{folder}/{shard.name}", shard.bytes, shard.hash)
+        if plan.sequence_length != sequence_length:
+            raise FailedWork(
+                f"{where}/{folder}: is of sequence length {plan.sequence_length}; make it again: "
+                + _command(where, sequence_length)
+            )
+        for shard in plan.shards:
+            check = partial(_check_places, shard, plan.version)
+            if dataset.remote is not None:
+                dataset.remote.know(f"{folder}/{shard.name}", shard.bytes, shard.hash, check)
+            else:
+                check(dataset.folder / folder / shard.name)
         return cls(dataset, plan)
 
     def windows(self, source: str, sequence_length: int) -> int:
@@ -209,3 +279,7 @@ class PackedDataset:
 
 def _command(where: object, sequence_length: int) -> str:
     return f"megatrain data pack {where} --sequence-length {sequence_length}"
+
+
+def _check_places(one: ShardPlan, version: int, path: Path) -> None:
+    require_places(path, one, version)

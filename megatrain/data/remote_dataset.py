@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import xxhash
 
 from megatrain.data.cache import Cache, CachedFolder
-from megatrain.data.dataset import TokenDataset, require_its_tokenizer, require_size
+from megatrain.data.dataset import TokenDataset, require_its_tokenizer, require_layout, require_size
 from megatrain.data.manifest import MANIFEST, Manifest, parse_manifest
 from megatrain.data.tokenizer import FOLDER, INFO_FILE
 from megatrain.durable import write_durably
@@ -43,8 +44,8 @@ def open_remote(
         _check_sizes(folder, manifest, list(check(len(manifest.shards))))
     require_its_tokenizer(local, manifest)
     files = CachedFolder(cache, folder, key)
-    for shard in manifest.shards:
-        files.know(shard.name, shard.bytes, shard.hash)
+    for number, shard in enumerate(manifest.shards):
+        files.know(shard.name, shard.bytes, shard.hash, partial(_check_layout, manifest, number))
     return TokenDataset(local, manifest, remote=files, most_open=most_open, retry_s=retry_s)
 
 
@@ -90,7 +91,10 @@ def _check_sizes(folder: RemoteFolder, manifest: Manifest, numbers: list[int]) -
     for number in numbers:
         shard = manifest.shards[number]
         where = f"{folder}/{shard.name}"
-        require(
-            shard.name in found, f"{where}: shard missing; prepare the dataset again or restore this file"
-        )
+        if shard.name not in found:
+            raise FailedWork(f"{where}: shard missing; prepare the dataset again or restore this file")
         require_size(where, found[shard.name], shard)
+
+
+def _check_layout(manifest: Manifest, number: int, path: Path) -> None:
+    require_layout(path, manifest, number)

@@ -10,12 +10,24 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from megatrain.data.manifest import FORMAT_VERSION, ShardInfo, check_version
+from megatrain.data.manifest import ShardInfo
+from megatrain.data.stored import check_version
 from megatrain.durable import hash_file, sync_folder
-from megatrain.errors import UserError, require
+from megatrain.errors import FailedWork, UserError, require
+from megatrain.records import parse_record
 
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+FORMAT_VERSION = 1
 _METADATA_KEY = b"megatrain"
+
+
+class Layout(NamedTuple):
+    """What the shard's own footer says of it: where its run of tokens begins, and how much it holds."""
+
+    values_offset: int
+    documents: int
+    tokens: int
+    dtype: str
 
 
 class StoredDocument(NamedTuple):
@@ -73,7 +85,7 @@ def write_shard(
         tokens=len(tokens),
         text_bytes=text_bytes,
         bytes=temporary.stat().st_size,
-        values_offset=_values_offset(temporary),
+        values_offset=layout_of(temporary).values_offset,
         hash=hash_file(temporary),
         tokens_hash=xxhash.xxh3_128_hexdigest(np.ascontiguousarray(tokens).data),
     )
@@ -85,7 +97,8 @@ def write_shard(
 def read_shard(path: Path) -> Iterator[StoredDocument]:
     """The documents of a shard, in order, by Arrow itself; for inspection and tests, not for training.
 
-    Raises UserError where it is not a shard, or one of a newer version.
+    Raises FailedWork where it is not a whole shard, UserError where it is one of a newer version or of
+    another program.
     """
     batch = _open_batch(path)
     lists, doc_ids = batch.column("tokens"), batch.column("doc_id")
@@ -119,20 +132,28 @@ def _open_batch(path: Path) -> Any:
 
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: not a whole Arrow file ({error}); prepare the dataset again") from None
-    stored = (reader.schema.metadata or {}).get(_METADATA_KEY)
-    if stored is None:
-        raise UserError(f"{path}: an Arrow file, but not a shard of megatrain")
-    check_version(json.loads(stored).get("format_version"), path)
-    return reader.get_batch(0)
+        stored = (reader.schema.metadata or {}).get(_METADATA_KEY)
+        if stored is None:
+            raise UserError(f"{path}: an Arrow file, but not a shard of megatrain")
+        check_version(parse_record(stored).get("format_version"), path, FORMAT_VERSION)
+        return reader.get_batch(0)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise FailedWork(
+            f"{path}: not a whole Arrow file ({error}); prepare the dataset again or restore this file"
+        ) from None
 
 
-def _values_offset(path: Path) -> int:
-    """Where the run of tokens begins in the file: what lets the trainer read it without Arrow."""
+def layout_of(path: Path) -> Layout:
+    """Read the layout of a shard, and none of its tokens. Raises FailedWork where it is not a whole shard."""
     import pyarrow as pa
 
-    with pa.memory_map(str(path)) as file:
-        values = pa.ipc.open_file(file).get_batch(0).column("tokens").values.buffers()[1]
-        start = file.read_buffer().address if file.seek(0) == 0 else 0
-        return int(values.address - start)
+    try:
+        with pa.memory_map(str(path)) as file:
+            lists = pa.ipc.open_file(file).get_batch(0).column("tokens")
+            start = file.read_buffer().address if file.seek(0) == 0 else 0
+            values = lists.values.buffers()[1]
+            return Layout(values.address - start, len(lists), len(lists.values), str(lists.type.value_type))
+    except (pa.ArrowException, OSError, LookupError, ValueError, AttributeError) as error:
+        raise FailedWork(
+            f"{path}: not a whole Arrow file ({error}); prepare the dataset again or restore this file"
+        ) from None

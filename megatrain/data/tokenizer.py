@@ -1,7 +1,6 @@
 """The tokenizer as megatrain sees it: text to ids and back, the bytes that each id stands for, its folder."""
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +10,22 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from megatrain.data.manifest import FORMAT_VERSION, TokenizerInfo, check_version
+from megatrain.data.manifest import TokenizerInfo, require_possible_ids
 from megatrain.data.shard import Tokens, token_dtype
+from megatrain.data.stored import VERSION, parse_stored, typed
 from megatrain.data.tokenizer_hf import HuggingFaceModel
 from megatrain.data.tokenizer_spm import SentencePieceModel
 from megatrain.durable import write_durably
 from megatrain.errors import FailedWork, UserError, require
+from megatrain.records import read_file, write_sealed
 
 Kind = Literal["sentencepiece", "hf"]
 MODEL_FILE = "tokenizer.model"
 MODEL_FILES: Mapping[Kind, str] = {"sentencepiece": MODEL_FILE, "hf": "tokenizer.json"}
 # Not tokenizer.json: that is the name of another library's format, which an export puts beside the model.
 INFO_FILE = "tokenizer-info.json"
+FORMAT_VERSION = 2
+"""Of that file."""
 # What Hugging Face keeps beside a tokenizer.json; the first two name its special tokens.
 HF_CONFIG = "tokenizer_config.json"
 HF_COMPANIONS = (HF_CONFIG, "special_tokens_map.json", "chat_template.jinja")
@@ -188,10 +191,14 @@ def read_info(home: Path) -> TokenizerInfo:
     """
     path = home / INFO_FILE
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        check_version(tree.pop("format_version", None), path)
-        info = TokenizerInfo(**tree)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        content = read_file(path)
+        _, tree = parse_stored(content, path, newest=FORMAT_VERSION, mend="restore this file")
+        info = typed(TokenizerInfo, tree)
+        if info.kind in get_args(Kind):
+            require_possible_ids(info)
+    except OSError as error:
+        raise FailedWork(f"{path}: cannot be read: {error.strerror}; restore this file") from None
+    except ValueError as error:
         raise FailedWork(f"{path}: damaged ({error}); restore this file") from None
     if info.kind not in get_args(Kind):
         known = ", ".join(get_args(Kind))
@@ -240,8 +247,7 @@ def save_tokenizer(
     home.mkdir(parents=True, exist_ok=True)
     for name, content in {**(companions or {}), MODEL_FILES[_kind(info.kind)]: model}.items():
         write_durably(home / name, content)
-    tree = {"format_version": FORMAT_VERSION, **dataclasses.asdict(info)}
-    write_durably(home / INFO_FILE, (json.dumps(tree, indent=1) + "\n").encode())
+    write_sealed(home / INFO_FILE, {VERSION: FORMAT_VERSION, **dataclasses.asdict(info)})
     return info
 
 

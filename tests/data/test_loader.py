@@ -1,7 +1,6 @@
 """The loader: the same samples on every layout, masks, padding, prefetching."""
 
 import itertools
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -18,7 +17,7 @@ from megatrain.data.dataset import TokenDataset
 from megatrain.data.documents import Documents
 from megatrain.data.files import File
 from megatrain.data.loader import Loader, sequential_batches
-from megatrain.data.manifest import MANIFEST, TokenizerInfo, read_manifest, write_manifest
+from megatrain.data.manifest import read_manifest, write_manifest
 from megatrain.data.order import SampleOrder
 from megatrain.errors import FailedWork, UserError
 
@@ -89,15 +88,11 @@ def test_an_id_that_the_tokenizer_has_not_is_found_by_whoever_reads_it(make_data
     ):
         with pytest.raises(FailedWork, match=named):
             read()
-    manifest = json.loads((folder / MANIFEST).read_text())
+    stored = read_manifest(folder)
     for change in ({"eos_id": 1000}, {"vocab_size": 70_000}):
-        info = TokenizerInfo(**{**manifest["tokenizer"], **change})
-        write_manifest(folder, replace(read_manifest(folder), tokenizer=info))
-        with pytest.raises(FailedWork, match="manifest damaged"):
+        write_manifest(folder, replace(stored, tokenizer=replace(stored.tokenizer, **change)))
+        with pytest.raises(FailedWork, match=r"manifest(\.json:)? damaged"):
             TokenDataset.open(folder)
-        write_manifest(
-            folder, replace(read_manifest(folder), tokenizer=TokenizerInfo(**manifest["tokenizer"]))
-        )
 
 
 def test_every_layout_gives_the_same_samples(dataset: TokenDataset) -> None:

@@ -242,12 +242,12 @@ def test_damage_is_told(bucket: Server, tmp_path: Path, impatient: None) -> None
     with pytest.raises(FailedWork, match=r"shard-00000\.arrow: shard cut short or changed"):
         loader.batch(0)
     # Sizes are seen before work begins.
-    with pytest.raises(UserError, match=rf"{URL}/train/shard-00000\.arrow: shard cut short or changed"):
+    with pytest.raises(FailedWork, match=rf"{URL}/train/shard-00000\.arrow: shard cut short or changed"):
         open_run(opened)
     fs.rm(name)
     with pytest.raises(FailedWork, match=r"shard-00000\.arrow: cannot be read: No such object; restore it"):
         loader.batch(0)
-    with pytest.raises(UserError, match=rf"{URL}/train/shard-00000\.arrow: shard missing"):
+    with pytest.raises(FailedWork, match=rf"{URL}/train/shard-00000\.arrow: shard missing"):
         open_run(opened)
     assert open_run(cached(tmp_path, "data.verify=none", "data.cache.ahead=0"))
     loader.close()

@@ -26,6 +26,7 @@ from megatrain.data.tokenizer import (
 )
 from megatrain.data.tokenizer_spm import SentencePieceModel
 from megatrain.errors import FailedWork, UserError
+from megatrain.records import OWN_HASH, sealed
 from tests.data.texts import corpus
 
 TEXTS = [
@@ -206,10 +207,10 @@ def test_unknown_kind_newer_version_and_damage(home: Path, tmp_path: Path) -> No
         ({"kind": "novel"}, "kind 'novel' is unknown"),
         ({"format_version": 9}, "version 9 is newer"),
     ):
-        (tmp_path / INFO_FILE).write_text(json.dumps({**info, **change}))
+        (tmp_path / INFO_FILE).write_text(json.dumps(sealed({**info, **change})))
         with pytest.raises(UserError, match=message):
             Tokenizer.load(tmp_path)
-    for broken in ("{", "[]", json.dumps({**info, "colour": "blue"})):
+    for broken in ("{", "[]", json.dumps({**info, "bos_id": 3}), json.dumps(sealed({**info, "a": 1}))):
         (tmp_path / INFO_FILE).write_text(broken)
         with pytest.raises(FailedWork, match=rf"{INFO_FILE}: damaged"):
             Tokenizer.load(tmp_path)
@@ -237,7 +238,9 @@ def test_the_padded_size_is_a_multiple(home: Path, tmp_path: Path) -> None:
     assert info.padded_vocab_size == 384
     # Descriptions of before the field are read.
     tree = json.loads((tmp_path / INFO_FILE).read_text())
-    del tree["padded_vocab_size"]
+    for name in ("padded_vocab_size", OWN_HASH):
+        del tree[name]
+    tree["format_version"] = 1
     (tmp_path / INFO_FILE).write_text(json.dumps(tree))
     assert read_info(tmp_path) == TokenizerInfo("sentencepiece", info.hash, 340, 2, 1, None)
 

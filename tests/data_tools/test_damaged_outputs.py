@@ -163,7 +163,7 @@ def test_prepared_already_is_said_of_a_whole_output_alone(tree: dict[str, Any], 
 def test_a_record_that_is_none(tree: dict[str, Any], folder: Path, content: str) -> None:
     (folder / "prepared.json").write_text(content)
     for config in (same(tree, folder), more(tree, folder)):
-        with pytest.raises(UserError, match=r"damaged|imported") as error:
+        with pytest.raises(FailedWork, match=r"prepared\.json: damaged") as error:
             prepare.prepare(config, QUIET)
         assert "\n" not in str(error.value)
     assert [one for one in found(folder) if one.startswith(f"{folder}/prepared.json: damaged")] == found(
@@ -228,3 +228,35 @@ def test_where_an_output_goes(tree: dict[str, Any], tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path / "disk")
     with pytest.raises(UserError, match="names no folder"):
         output.placed("../disk")
+
+
+def test_results_of_a_run_that_was_cut_off_are_compared_before_they_are_used(
+    tree: dict[str, Any], sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = same(tree, tmp_path / "data")
+    with monkeypatch.context() as patch:
+        patch.setattr("data_tools.pipeline.assemble", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prepare.prepare(config, QUIET)
+    work = tmp_path / ".data.work"
+    spoilt = [
+        *work.glob("collect-*/00000/documents.arrow"),
+        *work.glob("collect-*/00001/result.json"),
+        *work.glob("tokenizer-*/files/tokenizer.model"),
+        *work.glob("shards-*/00000/*.arrow"),
+    ]
+    assert len(spoilt) == 4
+    for path in spoilt:
+        flip(path)
+    told = io.StringIO()
+    prepare.prepare(config, Progress(told))
+    assert told.getvalue().count("it is made again") == 1
+    assert told.getvalue().count("the task is done again") == 3
+    plans = set(files(sound)) - set(files(tmp_path / "data"))
+    assert plans and all("packing-64" in name for name in plans)
+    for name, content in files(tmp_path / "data").items():
+        assert name == "prepared.json" or content == files(sound)[name], name
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt

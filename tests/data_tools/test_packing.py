@@ -1,5 +1,6 @@
 """The packing plan: what is written is found again, grows with the dataset, and is made anew when damaged."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from megatrain.data.dataset import TokenDataset
 from megatrain.data.packing import PackedDataset, plan_folder
 from megatrain.data.shard import read_shard
 from megatrain.errors import FailedWork, UserError
+from megatrain.records import sealed
 from tests.data.conftest import MakeDataset
 from tests.data.conftest import make_dataset as make_dataset
 
@@ -121,8 +123,8 @@ def test_no_plan_and_wrong_plans_are_told(folder: Path, make_dataset: MakeDatase
     pack(folder, S)
     manifest = folder / plan_folder(S) / "manifest.json"
     text = manifest.read_text()
-    manifest.write_text(text.replace('"format_version": 1', '"format_version": 2'))
-    with pytest.raises(UserError, match="format version 2 is newer"):
+    manifest.write_text(json.dumps(sealed({**json.loads(text), "format_version": 3})))
+    with pytest.raises(UserError, match="format version 3 is newer"):
         PackedDataset.open(dataset, S)
     manifest.write_text(text[:-20])
     with pytest.raises(FailedWork, match="damaged"):

@@ -327,7 +327,7 @@ def test_what_lies_beside_the_shards_is_verified(config: DataConfig, tmp_path: P
         ("dropped/a.jsonl: changed: ", lambda path: path.write_text("x"), True),
         ("duplicates/parts.json: missing", Path.unlink, True),
         ("prepared.json: missing", Path.unlink, True),
-        ("prepared.json: damaged (JSONDecodeError('Expecting value", lambda path: path.write_text("x"), True),
+        ("prepared.json: damaged (Expecting value", lambda path: path.write_text("x"), True),
     ):
         folder = shutil.copytree(sound, tmp_path / "copy")
         damage(folder / what.partition(":")[0])
