@@ -17,6 +17,8 @@ from megatrain.errors import UserError, install, require
 TRIES = 5
 FIRST_WAIT_S = 0.5
 NO_BUCKET = "No such bucket"
+ABSENT, DENIED = (404, 410), (401, 403)
+"""Status of an HTTP response."""
 # Errors of botocore and google-auth by name, and codes of S3: a mistake in a setting, or in the keys.
 PERMANENT = {
     *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"),
@@ -137,30 +139,55 @@ class RemoteFolder:
             try:
                 return work()
             except FileNotFoundError as error:
-                # So say Amazon, Google and MinIO; any other absence is one of an object.
-                what = NO_BUCKET if "bucket does not exist" in str(error) else "No such object"
-                raise FileNotFoundError(errno.ENOENT, what, where) from error
+                failure = behind_absence(error)
+                if failure is None:
+                    # So say Amazon, Google and MinIO; any other absence is one of an object.
+                    what = NO_BUCKET if "bucket does not exist" in str(error) else "No such object"
+                    raise FileNotFoundError(errno.ENOENT, what, where) from error
             except Exception as error:  # each store's package raises its own kinds
-                reason = _reason(error)
-                if _permanent(error):
-                    raise PermissionError(errno.EACCES, reason, where) from error
-                if turn == TRIES:
-                    raise OSError(errno.EIO, f"{reason} (tried {TRIES} times)", where) from error
-                # Many ranks that failed at once do not come back at once.
-                wait_s = FIRST_WAIT_S * 2 ** (turn - 1) * random.uniform(0.75, 1.25)
-                logger.warning("%s: %s; again in %.1f s", where, reason, wait_s)
+                failure = error
+            reason = _reason(failure)
+            if _permanent(failure):
+                raise PermissionError(errno.EACCES, reason, where) from failure
+            if turn == TRIES:
+                raise OSError(errno.EIO, f"{reason} (tried {TRIES} times)", where) from failure
+            # Many ranks that failed at once do not come back at once.
+            wait_s = FIRST_WAIT_S * 2 ** (turn - 1) * random.uniform(0.75, 1.25)
+            logger.warning("%s: %s; again in %.1f s", where, reason, wait_s)
             time.sleep(wait_s)
         raise AssertionError
+
+
+def behind_absence(error: FileNotFoundError) -> Exception | None:
+    """Return what really failed where a package says of every failure that the file is absent, as fsspec does
+    over HTTP for a refused connection or a server's error; None where the file is absent."""
+    cause: BaseException | None = error.__cause__
+    while cause is not None:
+        status = getattr(cause, "status", None)
+        ours = isinstance(cause, OSError) or type(cause).__module__.partition(".")[0] == "aiohttp"
+        if ours and not isinstance(cause, FileNotFoundError) and status not in ABSENT:
+            assert isinstance(cause, Exception)
+            return cause
+        cause = cause.__cause__
+    return None
+
+
+def is_unconnected(error: Exception) -> bool:
+    """Return whether there was no connection to the server at all."""
+    unreachable = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT)
+    return getattr(error, "errno", None) in unreachable or type(error).__name__.startswith("ClientConnector")
 
 
 def _permanent(error: Exception) -> bool:
     """Whether trying again is useless."""
     response = getattr(error.__cause__ or error, "response", None)
     code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
-    return isinstance(error, PermissionError) or type(error).__name__ in PERMANENT or code in PERMANENT
+    denied = isinstance(error, PermissionError) or getattr(error, "status", None) in DENIED
+    return denied or type(error).__name__ in PERMANENT or code in PERMANENT
 
 
 def _reason(error: Exception) -> str:
     """One line, without what may be secret in an endpoint's URL."""
     text = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
+    text = f"cannot connect: {text}" if is_unconnected(error) else text
     return re.sub(r"(://[^\s?\"']*)\?[^\s\"']*", r"\1", re.sub(r"://[^/\s]*@", "://", text))

@@ -28,7 +28,7 @@ NEIGHBOURS: dict[tuple[str, str], str] = {
     ("settings", "errors"): "what is wrong with a config is the user's",
     ("config", "faults"): "the points and actions that a config may name",
 }
-DATA_TOOLS_USES = {"data", "faults", "errors", "durable", "output", "records", "settings"}
+DATA_TOOLS_USES = {"data", "faults", "errors", "durable", "output", "records", "remote", "settings"}
 HANDS_OVER_TO_DATA_TOOLS = "cli"
 
 FLOOR_OF = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}

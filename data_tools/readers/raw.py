@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeAlias, TypeVar, cast
 
 from megatrain.errors import FailedWork, UserError, install
+from megatrain.remote import behind_absence, is_unconnected
 
 CHUNK_BYTES = 1 << 18
 TRIES = 5
@@ -115,12 +116,17 @@ def persist(work: Callable[[], _Result]) -> _Result:
     for turn in range(TRIES):
         try:
             return work()
-        except (FileNotFoundError, PermissionError):
+        except PermissionError:
             raise
+        except FileNotFoundError as error:
+            failure = behind_absence(error)
+            if failure is None:
+                raise
         except Exception as error:  # each store's package raises its own kinds
-            if turn + 1 == TRIES or type(error).__name__ in ("NoCredentialsError", "DefaultCredentialsError"):
-                raise OSError(errno.EIO, reason(error)) from error
-            time.sleep(FIRST_WAIT_S * 2**turn)
+            failure = error
+        if turn + 1 == TRIES or type(failure).__name__ in ("NoCredentialsError", "DefaultCredentialsError"):
+            raise OSError(errno.EIO, reason(failure)) from failure
+        time.sleep(FIRST_WAIT_S * 2**turn)
     raise AssertionError
 
 
@@ -129,4 +135,5 @@ def reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"  # the stores' packages say but its name
     text = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
+    text = f"cannot connect: {text}" if is_unconnected(error) else text
     return re.sub(r"(://[^\s?\"']*)\?[^\s\"']*", r"\1", re.sub(r"://[^/\s]*@", "://", text))

@@ -53,12 +53,16 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def train(arguments: argparse.Namespace) -> int:
+    from megatrain.cluster.launchers import require_ranks_fit
     from megatrain.cluster.supervisor import planned_world, supervise
     from megatrain.config import load_config
     from megatrain.train.preflight import prepare_run
 
     config = load_config(arguments.config, arguments.overrides)
-    _warn_of(prepare_run(config, planned_world(config)))  # what is wrong is said before any rank starts
+    world = planned_world(config)
+    if config.cluster.hostfile is None:
+        require_ranks_fit(world, "the run")
+    _warn_of(prepare_run(config, world))  # what is wrong is said before any rank starts
     return supervise(config, arguments.config.resolve(), arguments.overrides)
 
 

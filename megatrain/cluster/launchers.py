@@ -26,6 +26,10 @@ FORWARDED = (
     "HF_HUB_OFFLINE",
     "MEGATRAIN_",
 )
+RANKS_A_CORE = 8
+"""More ranks of a tiny model on one core wait for each other beyond every time-out."""
+GIB_A_RANK = 0.25
+"""Memory of a rank without a model: the imports alone."""
 
 
 def local_world(config: Config) -> int:
@@ -41,6 +45,27 @@ def local_world(config: Config) -> int:
         f"cluster.processes ({processes}) is above the {gpus} GPUs of this machine; each rank takes one",
     )
     return processes or gpus or config.parallel.tensor
+
+
+def require_ranks_fit(world: int, what: str) -> None:
+    """Raise UserError where this machine cannot run as many ranks: a GPU each, or without GPUs a share of a
+    core and of the memory."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if gpus:
+        require(
+            world <= gpus,
+            f"{what} takes {world:,} ranks, but this machine has {gpus} GPUs; choose a smaller one",
+        )
+        return
+    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    most = max(1, min(RANKS_A_CORE * cores(), int(memory_gib / GIB_A_RANK)))
+    require(
+        world <= most,
+        f"{what} takes {world:,} ranks, but this machine without GPUs runs {most} at most ({cores()} cores x "
+        f"{RANKS_A_CORE}; {memory_gib:.0f} GiB of memory, {GIB_A_RANK:g} a rank); choose a smaller one",
+    )
 
 
 def command_line(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megatrain.checkpoint.place import place_of_run
+from megatrain.checkpoint.place import place_of_run, require_reachable
 from megatrain.checkpoint.read import Checkpoint, committed
 from megatrain.config import Config, load_config
 from megatrain.data.documents import Start, document_start
@@ -30,6 +30,7 @@ def with_start(config: Config, start: Start) -> Config:
 def _start(config: Config) -> Start:
     folder = RunFolder(Path(config.run.folder))
     place = place_of_run(folder, config.checkpoint.folder, config.checkpoint.staging)
+    require_reachable(place)
     for name in committed(place):
         try:
             state = Checkpoint(name, place).manifest.state

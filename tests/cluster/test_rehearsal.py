@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from megatrain.cli.main import main
-from megatrain.cluster import rehearsal
+from megatrain.cluster import launchers, rehearsal
 from megatrain.cluster.comparison import Comparison, Told, Trace, compare
 from megatrain.cluster.rehearsal import Layout, Outcome, parse_layout, table
 from megatrain.cluster.scratch import claimed
@@ -198,6 +198,20 @@ def test_layouts_are_read_and_written_alike() -> None:
     for text in ("", "tp0-dp1-zero1", "tp1-dp1", "dp1-tp1-zero1", "tp1-dp1-zero1 ", "tp1-dp1-zero11"):
         with pytest.raises(UserError, match="is not of the form"):
             parse_layout(text)
+
+
+def test_more_ranks_than_this_machine_can_run_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launchers, "cores", lambda: 2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    launchers.require_ranks_fit(16, "layout x")
+    with pytest.raises(
+        UserError, match=r"layout tp64-dp1000-zero1 takes 64,000 ranks, .* runs 16 at most"
+    ) as told:
+        launchers.require_ranks_fit(Layout(64, 1000, 1).world, f"layout {Layout(64, 1000, 1)}")
+    assert "\n" not in str(told.value)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    with pytest.raises(UserError, match="takes 9 ranks, but this machine has 8 GPUs"):
+        launchers.require_ranks_fit(9, "the run")
 
 
 def test_the_table_has_a_line_a_layout() -> None:
