@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from data_tools.tokenizer.existing import read_tokenizer
 from data_tools.tokenizer.make import make_tokenizer
 from data_tools.tokenizer.section import TokenizerTraining
-from megatrain.data.tokenizer import Tokenizer
+from megatrain.data.tokenizer import Tokenizer, describe, save_tokenizer
 from megatrain.errors import FailedWork
 from megatrain.export.generate import continuations
 from megatrain.export.identity import verify_tokenizer
@@ -82,6 +82,27 @@ def test_transformers_adds_nothing_that_no_training_document_had(home: Path, tmp
     assert read_tokenizer(tmp_path / "again").model == (home / "tokenizer.json").read_bytes()
     assert Tokenizer.load(tmp_path / "again").hash == tokenizer.hash
     assert not (tmp_path / "again" / "weights.safetensors").exists()
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_steps_that_add_no_tokens_stay(home: Path, tmp_path: Path, padded: bool) -> None:
+    """For readers of tokenizer.json alone, too; and a file that adds nothing is copied byte for byte."""
+    ours = library.Tokenizer.from_file(str(home / "tokenizer.json"))
+    steps = [library.processors.ByteLevel(trim_offsets=False), ours.post_processor]
+    if padded:
+        ours.enable_padding(length=4)
+        steps.pop()
+    ours.post_processor = library.processors.Sequence(steps)
+    model = ours.to_str().encode()
+    (tmp_path / "out").mkdir()
+    save_tokenizer(tmp_path / "in", model, describe("hf", model, eos_id=1))
+    write_tokenizer(tmp_path / "in", tmp_path / "out", max_length=77)
+    theirs = library.Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    theirs.no_padding()
+    assert theirs.encode("To be").ids == Tokenizer.load(home).encode("To be")
+    assert "ByteLevel" in json.loads(theirs.to_str())["post_processor"]["processors"][0]["type"]
+    assert ((tmp_path / "out" / "tokenizer.json").read_bytes() == model) == padded
+    assert Tokenizer.load(tmp_path / "out").hash == Tokenizer.load(tmp_path / "in").hash
 
 
 def test_a_difference_fails(home: Path, tmp_path: Path) -> None:
