@@ -1,12 +1,12 @@
 """Perplexity of held-out documents with and without the start token in front, as evaluation harnesses score.
 
-    python tests/benchmarks/start_token.py EXPORT DATASET [--split test] [--documents N]
+    python -m tests.benchmarks.start_token EXPORT DATASET [--split test] [--documents N] [--prefix TOKEN]
 
 Each document is cut into windows of the trained length, of which the first begins with the prefix token and
 each further one with the last token of the one before, as lm-evaluation-harness's rolling log-likelihood
-does. The prefix is the export's own `bos_token`, else its `eos_token`, as the harness chooses. "without"
-leaves the prefix out: the first token is then scored by nobody. "of the rest" is over the very same tokens
-with and without.
+does. The prefix is the export's own `bos_token`, else its `eos_token`, as the harness chooses, or `--prefix`.
+"without" leaves the prefix out: the first token is then scored by nobody. "of the rest" is over the very same
+tokens with and without.
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ def main() -> None:
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--split", default="test")
     parser.add_argument("--documents", type=int, default=200)
+    parser.add_argument("--prefix")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(chosen.export)
     model = AutoModelForCausalLM.from_pretrained(chosen.export, dtype=torch.float32).eval()
     length = model.config.max_position_embeddings
     prefix = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if chosen.prefix is not None:
+        prefix = tokenizer.convert_tokens_to_ids(chosen.prefix)
     splits = {chosen.split: open_splits(chosen.dataset)[chosen.split]}
     first, rest, bare = [], [], []
     for document in random_documents(splits, chosen.documents, chosen.seed):
