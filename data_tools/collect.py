@@ -11,9 +11,11 @@ import numpy as np
 import xxhash
 
 from data_tools.collected import CollectedWriter, as_keys
+from data_tools.config_files import files_of
 from data_tools.document import Document, Drop, Step
 from data_tools.readers import InputPart, read_documents
-from data_tools.readers.raw import is_remote
+from data_tools.readers.raw import is_remote, local_path
+from data_tools.readers.unchanged import look_at, require_same_hashes
 from data_tools.samples import Samples
 from data_tools.task import Stage
 from megatrain.data.permutation import mix
@@ -28,7 +30,10 @@ def collect(stage: Stage, task: Mapping[str, Any], room: Path) -> Mapping[str, A
     """
     name, source = task["source"], stage.config.sources[task["source"]]
     parts = [InputPart(**part) for part in task["parts"]]
-    passed = _Through([section.build() for section in stage.config.steps_of(name)])
+    steps = stage.config.steps_of(name)
+    passed = _Through([section.build() for section in steps])
+    used = {str(path) for section in steps for path in files_of(section)}
+    require_same_hashes({path: said for path, said in stage.shared["files"].items() if path in used})
     kept, samples = CollectedWriter(room, stage.config.duplicates), Samples(stage.config.samples)
     counts = Counter[str]()
     for file, part in enumerate(parts):
@@ -56,6 +61,7 @@ def collect(stage: Stage, task: Mapping[str, Any], room: Path) -> Mapping[str, A
         "changes": passed.changes,
         "files": [part.url for part in parts],
         "read": [[part.url, part.start, part.bytes, _hash_of(part)] for part in parts],
+        "looks": {part.url: look_at(local_path(part.url)) for part in parts if not is_remote(part.url)},
     }
 
 

@@ -12,11 +12,17 @@ from typing import Any
 
 from data_tools.config import DataConfig
 from data_tools.readers import InputPart, find_files, require_readable, split
+from data_tools.readers.raw import local_path
+from data_tools.readers.unchanged import look_at, require_same
 from megatrain.errors import FailedWork, require
 
 _TASKS_A_SOURCE = 64
 _MIB = 1 << 20
 _LEAST_MIB, _MOST_MIB = 4, 256
+
+
+class ReplacedFile(FailedWork):
+    """A raw file has another content and the same size and time, by which results of tasks are known."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,23 @@ def recorded(inputs: Inputs, read: Sequence[Sequence[Any]]) -> dict[str, dict[st
     for url, *part in read:
         files[url]["parts"].append(part)
     return files
+
+
+def require_unchanged_since(read: Sequence[Sequence[Any]], looks: Mapping[str, Sequence[Any]]) -> None:
+    """Raise FailedWork where a local file is no longer what it was when a task had read parts of it.
+
+    read: [url, start, bytes, hash] of each part. Where only the inode is another, which some network file
+    systems change by themselves, the content is compared.
+    """
+    for url, (size, modified, inode) in looks.items():
+        now = look_at(local_path(url))
+        require_same(url, (size, str(modified)), (now.bytes, str(now.modified)))
+        if now.inode != inode:
+            for start, count, said in (part for of, *part in read if of == url):
+                if InputPart(url, count, "", start).content_hash() != said:
+                    raise ReplacedFile(
+                        f"{url}: was replaced by another file while the work ran; run the same command again"
+                    )
 
 
 def require_same_inputs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ from typing import Any
 from data_tools.assemble import Base, Shard, assemble, put_samples, put_tables, put_tokenizer
 from data_tools.config_files import evaluation_sets
 from data_tools.duplicate_stage import Found, find_duplicates
-from data_tools.inputs import Inputs, recorded
+from data_tools.inputs import Inputs, ReplacedFile, recorded, require_unchanged_since
 from data_tools.output import mark_unfinished
 from data_tools.readers import require_few_broken
+from data_tools.readers.unchanged import require_same_hashes
 from data_tools.selection import SPLITS
 from data_tools.shards import plan_ranges
 from data_tools.stages import Workshop
@@ -88,6 +90,8 @@ def make(
         any(shard.split == "train" for shard in shards),
         "sources: no document fell to the train split; give more documents",
     )
+    require_same_hashes(files)
+    _require_same_inputs(shop, collected)
     if base.tokenizer is not None:
         mark_unfinished(target)
     if base.tokenizer is None:
@@ -102,13 +106,24 @@ def make(
 def _collect(shop: Workshop, inputs: Inputs, files: Mapping[str, str]) -> Collected:
     deciding = shop.config.deciding()
     wanted = [deciding[name] for name in ("sources", "steps", "duplicates")]
-    decides = [PIPELINE_VERSION, *wanted, shop.config.samples, inputs.stats(), files]
-    collected = Collected(*shop.stage("collect", inputs.tasks(), {}, decides))
+    decides = [PIPELINE_VERSION, *wanted, shop.config.samples, inputs.stats()]
+    collected = Collected(*shop.stage("collect", inputs.tasks(), {"files": files}, decides))
     for name, source in shop.config.sources.items():
         counts = sum((Counter(r["counts"]) for r in collected.results if r["source"] == name), Counter())
         require_few_broken(name, source, counts["read"], counts)
     _require_documents(_counts(shop, collected, None))
     return collected
+
+
+def _require_same_inputs(shop: Workshop, collected: Collected) -> None:
+    """Raise FailedWork where a raw file is no longer what a task read: other tasks may have read another
+    content."""
+    try:
+        for result in collected.results:
+            require_unchanged_since(result["read"], result["looks"])
+    except ReplacedFile:
+        shutil.rmtree(shop.folder)  # its tasks have the same names as those of the new content
+        raise
 
 
 def _counts(shop: Workshop, collected: Collected, encoded: Encoded | None) -> Counts:

@@ -16,6 +16,7 @@ from data_tools.convert.documents import Documents, DocumentsTask, make_document
 from data_tools.convert.inputs import Format, Input, Place, open_input
 from data_tools.convert.source_writer import SourceWriter
 from data_tools.progress import Progress
+from data_tools.readers.unchanged import look_at
 from data_tools.workers import Map, pool
 from megatrain.data.manifest import Manifest, ShardInfo, TokenizerInfo, write_manifest
 from megatrain.data.shard import token_dtype
@@ -59,6 +60,8 @@ def import_dataset(config: ImportConfig, progress: Progress | None = None) -> di
     ]
     tokenizer, home = Tokenizer.load(config.tokenizer), find_tokenizer(config.tokenizer)
     assert home is not None
+    files = [file for _, one in inputs for file in one.files]
+    looks = [look_at(file) for file in files]
     with output.locked(target):
         require(not target.exists(), f"{target}: is there already; choose another, or remove it")
         with output.making(target) as partial:
@@ -73,8 +76,10 @@ def import_dataset(config: ImportConfig, progress: Progress | None = None) -> di
             for name, done in made.changes().items():
                 for what, count in done.items():
                     progress.note(f"{name}: {what} {count:,}")
+            for file, before in zip(files, looks, strict=True):
+                if look_at(file) != before:
+                    raise FailedWork(f"{file}: changed while it was read; run the same command again")
             manifests = made.finish(record)
-            files = [file for _, one in inputs for file in one.files]
             output.commit(partial, target, {**record, "inputs": [str(file) for file in files]})
     progress.note(f"{target}: complete")
     return manifests

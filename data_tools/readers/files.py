@@ -15,11 +15,10 @@ from data_tools.readers.parts import InputPart
 from data_tools.readers.raw import file_system, is_remote, local_path, open_raw, persist, reason
 from data_tools.readers.source import COLUMNS, KNOWN, Source, compression_of, kind_of, require_kind
 from data_tools.readers.streams import Damaged, decompressed, require_decompressor
+from data_tools.readers.unchanged import version_of
 from megatrain.errors import FailedWork, UserError, require
 
 _LOOKS_AT_ONCE = 32  # Of remote files; Common Crawl lists 90,000 a crawl.
-# What says that the content has changed, as each store names it.
-_VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified", "updated", "mtime", "created")
 
 
 def find_files(name: str, source: Source) -> list[InputPart]:
@@ -172,5 +171,4 @@ class _Look:
                 f"{self._at(path)}: the server does not tell its size, or sends it with a "
                 "Content-Encoding; download it first"
             )
-        version = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
-        return InputPart(str(fs.unstrip_protocol(path)), int(size), version)
+        return InputPart(str(fs.unstrip_protocol(path)), int(size), version_of(info))

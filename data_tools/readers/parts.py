@@ -21,6 +21,13 @@ class InputPart:
     modified: str
     """The time of the last change of a local file, in nanoseconds; of a remote one the ETag, or its time."""
     start: int = 0
+    whole_bytes: int = 0
+    """Of the file that it is a part of; 0: it is the whole."""
+
+    @property
+    def file_bytes(self) -> int:
+        """The size of the file."""
+        return self.whole_bytes or self.bytes
 
     @property
     def stop(self) -> int:
@@ -46,7 +53,10 @@ def split(part: InputPart, source: Source, name: str, at_most_bytes: int) -> lis
     kind = require_kind(part.url, source, name)
     lines = kind.format == "jsonl" and kind.compression == "none" and is_utf8(source.encoding or "utf-8")
     count = -(-part.bytes // at_most_bytes) if lines or kind.format == "parquet" else 1
-    ends = [part.start + part.bytes * number // max(count, 1) for number in range(count + 1)]
-    return [replace(part, start=start, bytes=stop - start) for start, stop in itertools.pairwise(ends)] or [
-        part
+    if count <= 1:
+        return [part]
+    ends = [part.start + part.bytes * number // count for number in range(count + 1)]
+    return [
+        replace(part, start=start, bytes=stop - start, whole_bytes=part.bytes)
+        for start, stop in itertools.pairwise(ends)
     ]

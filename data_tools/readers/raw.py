@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,9 +47,18 @@ def open_raw(url: str) -> Iterator[Stream]:
 
 def _open(url: str) -> BinaryIO:
     if not is_remote(url):
-        return open(local_path(url), "rb", buffering=0)
+        return open(local_path(url), "rb", buffering=0, opener=_opened)
     fs, path = file_system(url)
     return cast(BinaryIO, persist(lambda: fs.open(path, "rb", block_size=_BLOCK_BYTES)))
+
+
+def _opened(path: str, flags: int) -> int:
+    """Open a regular file; one that became a FIFO since it was found would be waited for without end."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "is no regular file", path)
 
 
 class _Raw(io.RawIOBase):
@@ -56,6 +67,10 @@ class _Raw(io.RawIOBase):
     def __init__(self, file: BinaryIO, url: str) -> None:
         self._file, self._url = file, url
         self.failure: FailedWork | None = None
+
+    @property
+    def descriptor(self) -> int | None:
+        return None if is_remote(self._url) else self._file.fileno()
 
     def readable(self) -> bool:
         return True
@@ -85,6 +100,11 @@ class _Raw(io.RawIOBase):
 def failure_of(stream: Stream) -> FailedWork | None:
     """What failed when the stream of `open_raw` was read, for those that hear of it by another's words."""
     return cast(_Raw, stream.raw).failure
+
+
+def descriptor_of(stream: Stream) -> int | None:
+    """The open file that the stream of `open_raw` reads; None for a remote one."""
+    return cast(_Raw, stream.raw).descriptor
 
 
 def file_system(url: str) -> tuple[Any, str]:

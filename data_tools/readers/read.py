@@ -13,6 +13,7 @@ from data_tools.readers.records import BROKEN, Record
 from data_tools.readers.source import Source, require_kind
 from data_tools.readers.streams import Damaged, decompressed
 from data_tools.readers.text import read_html, read_json_lines, read_text
+from data_tools.readers.unchanged import require_unchanged
 from data_tools.readers.warc import read_warc
 from megatrain.errors import FailedWork, UserError
 
@@ -23,13 +24,15 @@ _NOT_OF_COLUMN = ("read.no_text", "read.broken_json")
 def read_documents(part: InputPart, source: Source, name: str) -> Iterator[Record]:
     """The records of a part, in order, a few of them in memory.
 
-    Raises FailedWork naming file and place where the file cannot be read or is damaged; with
+    Raises FailedWork naming file and place where the file cannot be read, is damaged, or changed since it was
+    found (which is seen at its end); with
     `on_damage: skip` the damage is one dropped record, and what came before it stays. Raises UserError
     where a table lacks a column.
     """
     try:
         yield from _records(part, source, name)
     except Damaged as damage:
+        require_unchanged(part)  # one that is being written to is no damaged one
         if source.on_damage == "fail":
             raise FailedWork(
                 f"{part.url}: {damage}; replace the file, or set sources.{name}.on_damage=skip to go on with "
@@ -55,6 +58,7 @@ def _records(part: InputPart, source: Source, name: str) -> Iterator[Record]:
                 yield from read_parquet(stream, part, source, name)
             case "arrow":
                 yield from read_arrow(stream, source, name, part.url)
+        require_unchanged(part, raw)
 
 
 def require_readable(name: str, source: Source, parts: Sequence[InputPart]) -> None:

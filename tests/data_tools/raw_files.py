@@ -43,7 +43,7 @@ def write(path: Path, content: bytes) -> Path:
 
 def part_of(path: Path) -> InputPart:
     """The whole of a file."""
-    return InputPart(str(path), path.stat().st_size, "0")
+    return InputPart(str(path), path.stat().st_size, str(path.stat().st_mtime_ns))
 
 
 def read(path: Path, **options: Any) -> list[Record]:
