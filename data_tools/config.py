@@ -21,7 +21,7 @@ from data_tools.tokenizer.section import TokenizerTraining
 from data_tools.upgrade import upgraded
 from data_tools.where import ENGINES, Local, Where
 from megatrain.errors import UserError, require
-from megatrain.settings import complaint, first_of, read_settings, require_version
+from megatrain.settings import PathText, complaint, first_of, read_settings, require_version
 
 FORMAT_VERSION = 2
 
@@ -67,7 +67,7 @@ class DataConfig(Section):
     """One preparation: raw files to token shards."""
 
     version: Literal[2] = 2
-    output: str
+    output: PathText
     overwrite: bool = False
     """Replace an output that another config or other files made."""
     append: bool = False
@@ -108,11 +108,13 @@ class DataConfig(Section):
 
 # What only the config of a run has at its top.
 _RUN = {"run", "model", "train"}
+# Mappings whose keys are names or depend on each other: an override may replace one by another.
+_REPLACEABLE = ("sources", "weights", "metadata", "where")
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> DataConfig:
     """Read a YAML file and apply `section.key=value` overrides. Raises UserError naming key and mend."""
-    tree = read_settings(Path(path), overrides)
+    tree = read_settings(Path(path), overrides, replaceable=_REPLACEABLE)
     foreign = ", ".join(sorted(_RUN & set(tree)))
     require(not foreign, f"{path}: the config of a run, not one for `megatrain prepare`: it has {foreign}")
     tree = upgraded(tree)

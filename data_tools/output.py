@@ -16,9 +16,9 @@ from megatrain.records import check_seal, parse_record, read_file, write_sealed
 
 
 def placed(output: str | Path) -> Path:
-    """Where an output really goes: `~` is the home, links lead to what they name. Raises UserError where that
+    """Where an output really goes: links lead to what they name. Raises UserError where that
     is no folder that could be made."""
-    path = Path(output).expanduser()
+    path = Path(output)
     if path.is_symlink() or ".." in path.parts:
         path = path.resolve()
     require(

@@ -25,6 +25,7 @@ from data_tools.stages import Workshop
 from data_tools.verify import faults
 from megatrain.data.manifest import Manifest, read_manifest, splits_in
 from megatrain.errors import FailedWork, UserError, require
+from megatrain.settings import expanded
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,12 @@ def main(arguments: Sequence[str]) -> int:
     """`CONFIG [section.key=value ...]`: prepare, print the table, give the exit code."""
     try:
         require(arguments, "usage: python -m data_tools.prepare CONFIG [section.key=value ...]")
-        print(summary(prepare(load_config(arguments[0], arguments[1:]))))
+        config_path, *overrides = arguments
+        try:
+            config_path = expanded(config_path)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        print(summary(prepare(load_config(config_path, overrides))))
     except (UserError, FailedWork) as error:
         print(f"megatrain: {error}", file=sys.stderr)
         return error.exit_code

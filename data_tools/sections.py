@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=0)]
+_SWITCHES = ("true", "false", "yes", "no", "on", "off")
 
 
 def require_source_name(name: str) -> str:
@@ -21,17 +22,20 @@ def require_source_name(name: str) -> str:
 
 
 class Section(BaseModel):
-    """A mapping in the YAML; its fields' defaults are what the documentation promises."""
+    """A mapping in the YAML; its fields' defaults are what the documentation promises. A number where text is
+    expected is text as typed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=False, coerce_numbers_to_str=True, allow_inf_nan=False
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _no_switch_for_a_number(cls, values: Any) -> Any:
-        """YAML 1.1 reads `yes` as true, and pydantic true as 1."""
+        """Raise ValueError for true and false in place of a number: pydantic reads true as 1."""
         for name, value in values.items() if isinstance(values, dict) else ():
-            if isinstance(value, bool) and name in cls.model_fields:
+            if str(value).lower() in _SWITCHES and name in cls.model_fields:
                 kinds = {cls.model_fields[name].annotation, *get_args(cls.model_fields[name].annotation)}
                 if kinds & {int, float} and bool not in kinds:
-                    raise ValueError(f"{name}: a number is expected, not {str(value).lower()}")
+                    raise ValueError(f"{name}: a number is expected, not true or false ({value})")
         return values

@@ -25,6 +25,7 @@ NEIGHBOURS: dict[tuple[str, str], str] = {
     ("__main__", "cli"): "python -m megatrain is the command line",
     ("remote", "errors"): "a URL that names nothing is the user's",
     ("records", "durable"): "a record is put in place as any file",
+    ("settings", "records"): "a config is read as a record is: no FIFO, no folder, of limited size",
     ("settings", "errors"): "what is wrong with a config is the user's",
     ("config", "faults"): "the points and actions that a config may name",
 }

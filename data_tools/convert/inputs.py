@@ -11,7 +11,8 @@ from data_tools.convert.batches import Batch
 from data_tools.convert.mds import MdsInput
 from data_tools.convert.megatron import MegatronInput
 from data_tools.convert.parquet import ParquetInput
-from megatrain.errors import require
+from megatrain.errors import UserError, require
+from megatrain.settings import expanded
 
 Format = Literal["megatron", "mds", "parquet"]
 SPLITS = ("train", "validation", "test")
@@ -43,7 +44,10 @@ class Place:
             f"{text!r} is not of the form SPLIT/SOURCE=PATH, or SPLIT=PATH where the records name their "
             f"source; SPLIT is one of {', '.join(SPLITS)}",
         )
-        return cls(split, source or None, Path(path))
+        try:
+            return cls(split, source or None, Path(expanded(path)))
+        except ValueError as error:
+            raise UserError(str(error)) from None
 
     def __str__(self) -> str:
         return f"{self.split}/{self.source}" if self.source else self.split

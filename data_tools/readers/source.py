@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from data_tools.sections import Section
 from megatrain.errors import UserError
+from megatrain.settings import PathText, expanded
 
 Format = Literal["txt", "jsonl", "parquet", "arrow", "warc", "wet", "html"]
 Compression = Literal["none", "gz", "zst", "bz2", "xz"]
@@ -33,13 +34,21 @@ COLUMNS: tuple[Format, ...] = ("jsonl", "parquet", "arrow")
 _COMPRESSED_WITHIN: tuple[Format, ...] = ("parquet", "arrow")
 
 
+def _listed(text: str) -> str:
+    return f"@{expanded(text[1:])}" if text.startswith("@") else expanded(text)
+
+
+ListedText = Annotated[str, AfterValidator(_listed)]
+"""A path like any other, or "@" and the path of a list."""
+
+
 class Source(Section):
     """Where one source's documents are, and how they are read."""
 
-    files: Annotated[tuple[str, ...], Field(min_length=1)]
+    files: Annotated[tuple[ListedText, ...], Field(min_length=1)]
     """Paths, globs, folders (with all below them) and URLs (s3://, gs://, https://, ...); "@list.txt" stands
     for the lines of that file."""
-    root: str = ""
+    root: PathText = ""
     """What stands before the relative ones: a folder or a URL; "": the working directory."""
     format: Format | None = None
     """null: as each file's name says."""

@@ -12,6 +12,7 @@ from data_tools.document import Document, Drop, Step
 from data_tools.sections import Count, Section
 from data_tools.words import UNSPACED_RANGES
 from megatrain.errors import UserError, require
+from megatrain.settings import PathText
 
 _UNSPACED = re.compile(f"[{UNSPACED_RANGES}]")
 _SPACED_LETTER = rf"[^\W{UNSPACED_RANGES}]"
@@ -26,8 +27,8 @@ class BadWords(Section):
     ("language" in the metadata, by the step of that name), `file` for all.
     """
 
-    file: str | None = None
-    by_language: dict[str, str] = Field(default_factory=dict)
+    file: PathText | None = None
+    by_language: dict[str, PathText] = Field(default_factory=dict)
     max_matches: Count = 0
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from data_tools.document import Document, Drop, Step
 from data_tools.sections import Section
 from megatrain.errors import require
+from megatrain.settings import PathText
 
 if TYPE_CHECKING:
     from data_tools.duplicates.contamination import Contamination
@@ -24,7 +25,7 @@ class Decontaminate(Section):
     half as many again characters stand for words: 20 for 13.
     """
 
-    files: Annotated[tuple[str, ...], Field(min_length=1)]
+    files: Annotated[tuple[PathText, ...], Field(min_length=1)]
     """Paths or patterns of .jsonl, .parquet and .txt files."""
     fields: tuple[str, ...] = ()
     """Which fields or columns hold text; none named: all."""

@@ -14,6 +14,7 @@ from pydantic import Field
 from data_tools.document import Document, Drop, Step
 from data_tools.sections import Section, Share
 from megatrain.errors import UserError, install, require
+from megatrain.settings import PathText
 
 _MODEL = Path("resources", "lid.176.ftz")
 _LABEL = "__label__"
@@ -39,7 +40,7 @@ class Language(Section):
     min_score: Share = 0.65
     max_characters: Annotated[int, Field(ge=1)] = 4_000
     """So much of the text, from its start, is looked at."""
-    model: str | None = None
+    model: PathText | None = None
     """A fastText model of one's own with labels "__label__en"; null: lid.176.ftz."""
 
     def build(self) -> Step:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from data_tools.document import Document, Drop, Step
 from data_tools.ngram_model import NgramModel, load_model, model_words
 from data_tools.sections import Section
+from megatrain.settings import PathText
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 
@@ -21,7 +22,7 @@ class Perplexity(Section):
     language: `languages` names those that are judged ("language" in the metadata), others go on as they are.
     """
 
-    model: str
+    model: PathText
     languages: tuple[str, ...] = ()
     """Empty: all."""
     max_perplexity: Annotated[float, Field(gt=0)] | None = None

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from data_tools.sections import Section
 from megatrain.errors import require
+from megatrain.settings import PathText
 
 # Sets of special tokens, by the name that stands for them in the config.
 SPECIAL_SETS: Mapping[str, tuple[str, ...]] = {
@@ -57,7 +58,7 @@ _OF_TRAINING = (
 class TokenizerTraining(Section):
     """The tokenizer: an existing one, or how to train one by sentencepiece on a sample of the train split."""
 
-    model: str | None = None
+    model: PathText | None = None
     """An existing tokenizer: a tokenizer.model, a tokenizer.json, or a folder with one; null: train one."""
     eos_token: str | None = None
     """Of an existing tokenizer: what ends a document, where its files do not say or say something else."""

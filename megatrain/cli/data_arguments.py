@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from megatrain.cli import datasets, training_data
 from megatrain.cli.parser import Verbs, command, count, group, size
+from megatrain.settings.paths import path, path_text
 
 _FORMATS = ("megatron", "mds", "parquet")
 
@@ -23,7 +22,7 @@ def add_commands(verbs: Verbs) -> None:
         "Hash every shard again and check what is in it; a line for each fault.",
         "data verify data/quickstart --quick",
     )
-    verify.add_argument("folder", type=Path, metavar="DATASET", help="a dataset, or one of its splits")
+    verify.add_argument("folder", type=path, metavar="DATASET", help="a dataset, or one of its splits")
     verify.add_argument("--quick", action="store_true", help="manifests, tokenizer and sizes alone")
     verify.add_argument("--workers", type=count, default=0, help="processes (default: as many as it needs)")
     diff = command(
@@ -34,7 +33,7 @@ def add_commands(verbs: Verbs) -> None:
         "data diff data/quickstart data/imported",
     )
     for name in ("first", "second"):
-        diff.add_argument(name, type=Path, metavar="A" if name == "first" else "B")
+        diff.add_argument(name, type=path, metavar="A" if name == "first" else "B")
     diff.add_argument(
         "--examples", type=count, default=3, metavar="N", help="ids named of each kind (default: %(default)s)"
     )
@@ -45,8 +44,8 @@ def add_commands(verbs: Verbs) -> None:
         "Sizes, lengths, languages, and what was dropped from raw to kept; as tables, a page or JSON.",
         "data stats data/quickstart --html data/stats.html",
     )
-    stats.add_argument("folder", type=Path, metavar="DATASET", help="a dataset, or one of its splits")
-    stats.add_argument("--html", type=Path, metavar="FILE", help="also a page with pictures, in one file")
+    stats.add_argument("folder", type=path, metavar="DATASET", help="a dataset, or one of its splits")
+    stats.add_argument("--html", type=path, metavar="FILE", help="also a page with pictures, in one file")
     stats.add_argument("--json", action="store_true", help="JSON in place of tables, with the config")
     tokenizer = command(
         kinds,
@@ -55,8 +54,8 @@ def add_commands(verbs: Verbs) -> None:
         "How many tokens the documents take, by language and source; unused and longest pieces.",
         "data tokenizer data/quickstart --tokenizer ../llama/tokenizer.json",
     )
-    tokenizer.add_argument("folder", type=Path, metavar="DATASET", help="a dataset, or one of its splits")
-    tokenizer.add_argument("--tokenizer", type=Path, metavar="PATH", help="another one than its own")
+    tokenizer.add_argument("folder", type=path, metavar="DATASET", help="a dataset, or one of its splits")
+    tokenizer.add_argument("--tokenizer", type=path, metavar="PATH", help="another one than its own")
     tokenizer.add_argument(
         "--documents", type=size, default=2000, metavar="N", help="to look at (default: %(default)s)"
     )
@@ -76,9 +75,13 @@ def _perplexity_command(kinds: Verbs) -> None:
         "Train the model of good text that the step perplexity judges by.",
         "data perplexity-model good/*.jsonl.gz --out good.npz --calibrate crawl/sample.jsonl",
     )
-    parser.add_argument("files", nargs="+", metavar="FILE", help="good text: jsonl, txt, parquet, arrow, wet")
-    parser.add_argument("--out", type=Path, required=True, metavar="MODEL", help="the file to write")
-    parser.add_argument("--calibrate", nargs="+", default=[], metavar="FILE", help="percentiles are of these")
+    parser.add_argument(
+        "files", type=path_text, nargs="+", metavar="FILE", help="good text: jsonl, txt, parquet, arrow, wet"
+    )
+    parser.add_argument("--out", type=path, required=True, metavar="MODEL", help="the file to write")
+    parser.add_argument(
+        "--calibrate", type=path_text, nargs="+", default=[], metavar="FILE", help="percentiles are of these"
+    )
     parser.add_argument("--text-column", default="text", help="default: %(default)s")
     parser.add_argument(
         "--order",
@@ -101,7 +104,7 @@ def _training_commands(kinds: Verbs) -> None:
         "The samples of one step's global batch: source, epoch, window, and where in the shards it lies.",
         "data samples configs/quickstart.yaml --step 120",
     )
-    samples.add_argument("where", type=Path, metavar="RUN", help="the folder of a run, or a config")
+    samples.add_argument("where", type=path, metavar="RUN", help="the folder of a run, or a config")
     samples.add_argument("overrides", nargs="*", default=[], metavar="section.key=value")
     samples.add_argument("--step", type=size, required=True, help="counted from 1")
     pack = command(
@@ -111,7 +114,7 @@ def _training_commands(kinds: Verbs) -> None:
         "Plan rows of whole documents, for data.packing=best_fit; the plan lies beside the shards.",
         "data pack data/quickstart --sequence-length 1024",
     )
-    pack.add_argument("folder", type=Path, metavar="FOLDER", help="a dataset, whose train split is meant")
+    pack.add_argument("folder", type=path, metavar="FOLDER", help="a dataset, whose train split is meant")
     pack.add_argument("--sequence-length", type=size, required=True, help="data.sequence_length of the run")
     pack.add_argument("--workers", type=count, default=0, help="processes (default: one a core)")
 
@@ -125,7 +128,7 @@ def _inspect_command(kinds: Verbs) -> None:
         "data inspect configs/quickstart.yaml --sample 8123",
     )
     parser.add_argument(
-        "where", type=Path, metavar="DATASET", help="with --sample: the config or the folder of a run"
+        "where", type=path, metavar="DATASET", help="with --sample: the config or the folder of a run"
     )
     parser.add_argument(
         "overrides",
@@ -165,9 +168,9 @@ def _import_command(kinds: Verbs) -> None:
     )
     parser.add_argument("--format", choices=_FORMATS, required=True)
     parser.add_argument(
-        "--tokenizer", type=Path, required=True, metavar="FOLDER", help="that made the tokens; or a dataset"
+        "--tokenizer", type=path, required=True, metavar="FOLDER", help="that made the tokens; or a dataset"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DATASET", help="a new folder")
+    parser.add_argument("--out", type=path, required=True, metavar="DATASET", help="a new folder")
     parser.add_argument(
         "--cut",
         choices=("record", "eos"),
@@ -194,6 +197,6 @@ def _export_command(kinds: Verbs) -> None:
         "A dataset, or one of its splits, for other tools.",
         "data export data/quickstart --format megatron --out exported",
     )
-    parser.add_argument("folder", type=Path, metavar="DATASET")
+    parser.add_argument("folder", type=path, metavar="DATASET")
     parser.add_argument("--format", choices=_FORMATS, required=True)
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    parser.add_argument("--out", type=path, required=True, metavar="FOLDER", help="a new folder")

@@ -6,12 +6,12 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import megatrain
 from megatrain.cli import checkpoints, commands, data_arguments
 from megatrain.cli.parser import Parser, Run, Verbs, command, config_arguments, group, size
 from megatrain.errors import FailedWork, UserError
+from megatrain.settings.paths import path, path_text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -115,7 +115,7 @@ def _run_commands(verbs: Verbs) -> None:
         "--before", type=int, default=6, help="steps before the checkpoint (default: %(default)s)"
     )
     rehearsal.add_argument("--after", type=int, default=4, help="steps after it (default: %(default)s)")
-    rehearsal.add_argument("--folder", type=Path, help="where to work (default: RUN-verify-resume)")
+    rehearsal.add_argument("--folder", type=path, help="where to work (default: RUN-verify-resume)")
     rehearsal.add_argument(
         "--tolerance",
         type=float,
@@ -130,7 +130,7 @@ def _run_commands(verbs: Verbs) -> None:
         "Where a run's time went, what ranks waited for each other, and its loss curve as a picture.",
         "report runs/quickstart",
     )
-    report.add_argument("folder", type=Path, metavar="RUN")
+    report.add_argument("folder", type=path, metavar="RUN")
     _checkpoint_commands(verbs)
 
 
@@ -180,7 +180,7 @@ def _checkpoint_commands(verbs: Verbs) -> None:
         ("verify", checkpoints.verify, "Re-hash every file of each."),
     ):
         parser = command(kinds, name, run, help_, f"checkpoint {name} runs/quickstart")
-        parser.add_argument("folder", type=Path, metavar="RUN", help="a run, or one checkpoint")
+        parser.add_argument("folder", type=path, metavar="RUN", help="a run, or one checkpoint")
     diff = command(
         kinds,
         "diff",
@@ -190,7 +190,10 @@ def _checkpoint_commands(verbs: Verbs) -> None:
     )
     for name in ("first", "second"):
         diff.add_argument(
-            name, metavar="A" if name == "first" else "B", help="a checkpoint, or a run's newest"
+            name,
+            type=path_text,
+            metavar="A" if name == "first" else "B",
+            help="a checkpoint, or a run's newest",
         )
     diff.add_argument("--most", type=size, default=20, help="tensors that are printed (default: %(default)s)")
     prune = command(
@@ -200,7 +203,7 @@ def _checkpoint_commands(verbs: Verbs) -> None:
         "Remove checkpoints that no rule keeps, and older folders that were never committed.",
         "checkpoint prune runs/quickstart --keep 1 --dry-run",
     )
-    prune.add_argument("folder", type=Path, metavar="RUN")
+    prune.add_argument("folder", type=path, metavar="RUN")
     prune.add_argument("--keep", type=int, required=True, help="the newest so many")
     prune.add_argument("--keep-every", type=int, help="those whose step is a multiple of this")
     prune.add_argument(
@@ -220,12 +223,12 @@ def _model_commands(verbs: Verbs) -> None:
         "Loss, perplexity and bits per byte on held-out text, for each source.",
         "evaluate runs/quickstart --split test --baselines",
     )
-    evaluate.add_argument("where", type=Path, metavar="RUN", help="a run, a checkpoint or an export")
+    evaluate.add_argument("where", type=path, metavar="RUN", help="a run, a checkpoint or an export")
     evaluate.add_argument(
         "--split", choices=("train", "validation", "test"), default="test", help="default: %(default)s"
     )
     evaluate.add_argument(
-        "--config", type=Path, help="that names the data, for an export or another model without its run"
+        "--config", type=path, help="that names the data, for an export or another model without its run"
     )
     evaluate.add_argument("--windows", type=size, help="at most so many windows of each source")
     evaluate.add_argument("--baselines", action="store_true", help="also n-gram models of the same tokens")
@@ -236,12 +239,12 @@ def _model_commands(verbs: Verbs) -> None:
         "To Hugging Face safetensors, verified.",
         "export runs/quickstart --out exported",
     )
-    export.add_argument("where", type=Path, metavar="RUN", help="a run or a checkpoint")
-    export.add_argument("--out", type=Path, help="default: RUN/export")
+    export.add_argument("where", type=path, metavar="RUN", help="a run or a checkpoint")
+    export.add_argument("--out", type=path, help="default: RUN/export")
     export.add_argument(
         "--dtype", choices=("fp32", "bf16", "fp16"), help="default: export.dtype of the run's config"
     )
-    export.add_argument("--tokenizer", type=Path, help="default: the one beside the run's shards")
+    export.add_argument("--tokenizer", type=path, help="default: the one beside the run's shards")
     export.add_argument(
         "--verify",
         choices=("logits", "tokenizer"),
@@ -255,7 +258,7 @@ def _model_commands(verbs: Verbs) -> None:
         "Text that goes on from a prompt.",
         "generate runs/quickstart --prompt 'To be, or not'",
     )
-    generate.add_argument("where", type=Path, metavar="RUN", help="a run, a checkpoint or an export")
+    generate.add_argument("where", type=path, metavar="RUN", help="a run, a checkpoint or an export")
     generate.add_argument("--prompt", action="append", required=True, help="can be given several times")
     generate.add_argument("--max-new-tokens", type=int, default=100, help="default: %(default)s")
     generate.add_argument(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import NoReturn, TypeAlias
+
+from megatrain.settings.paths import path
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -46,7 +47,7 @@ def _with_example(verbs: Verbs, name: str, help_: str, example: str) -> Parser:
 
 def config_arguments(parser: Parser) -> None:
     """Add a config and overrides of it."""
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file")
+    parser.add_argument("config", type=path, metavar="CONFIG", help="a YAML file")
     parser.add_argument(
         "overrides",
         nargs="*",

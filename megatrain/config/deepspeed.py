@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from megatrain.config.section import PositiveInt, Section, Whole
+from megatrain.settings import PathText
 
 # Raw DeepSpeed keys that megatrain sets itself, with the key of our own that decides them.
 OWNED = {
@@ -122,7 +123,7 @@ class FlopsProfilerConfig(RawSection):
     """The largest so many of each level."""
     detailed: bool | None = None
     """The whole tree of modules."""
-    output_file: str | None = None
+    output_file: PathText | None = None
     """Where the profile goes; default: the output of rank 0."""
     recompute_fwd_factor: Annotated[Whole, Field(ge=0)] | None = None
     """Forward passes that recomputation adds."""

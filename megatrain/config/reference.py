@@ -8,13 +8,14 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 from pydantic_core import PydanticUndefined
 
 from megatrain.config import deepspeed, tree
 from megatrain.config.deepspeed import OWNED, UNSUPPORTED
 from megatrain.config.load import model_in
 from megatrain.config.section import Section
+from megatrain.settings import expanded
 
 HEAD = """\
 # Configuration
@@ -25,8 +26,23 @@ Every key, its type, its default and what it means. This page is made from `mega
 A config is a YAML file of the sections below. A section or key that is left out has its default. On the
 command line `section.key=value` overrides a key, e.g. `schedule.learning_rate=1e-4`,
 `model.rope.llama3.factor=32` or `data.sources='[{path: data/web, name: web, weight: 2}]'`. Unknown keys, keys
-that stand twice and values that break a rule are errors before a process starts. The resolved config is
-stored in the run's folder as `config.yaml`.
+that stand twice and values that break a rule are errors before a process starts; so is an override of a
+section, like `train=` or `train='{steps: 5}'`, that would drop keys which the file sets. The resolved config
+is stored in the run's folder as `config.yaml`.
+
+Values are read by the core schema of YAML 1.2, and the key's type decides: `010` is 10, `0x10` is 16,
+`1_000` is 1000, `1e5` is a number; `1:30`, `2026-12-01` and `0b1` are text and refused for a number. `yes`,
+`no`, `on` and `off` are true or false where a key is, else text. A key of text gets what was typed:
+`run.folder=20251201`, `run.name=1e5`. A config has at most 1 MiB and 50 levels; tags like `!!python/name` are
+refused.
+
+In a `path`, here and in the config of `megatrain prepare`, and in every path argument of the command line, a
+leading `~` or `~user`, `$NAME` and `${NAME}` are expanded when the config is read. A variable that is not set
+or empty is an error. A `~` that is not at the start and a `$` before something that is no name stay as they
+are; a name that begins with `~` is written `./~name`; a `$` before a name is always a variable. In URLs
+variables alone are expanded, and none may add a password: `config.yaml` stores the expanded value, so that
+the run is the same for another user and on another host. Each host expands for itself: with a hostfile,
+variables that are not forwarded (docs/operations.md) must be set there too.
 """
 
 
@@ -63,7 +79,7 @@ def _rows(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str
             default = "required" if field.default is PydanticUndefined else _value(field.default)
             if field.default_factory is not None:
                 default = "empty"
-            kind = _bounded(_kind(field.annotation), field.metadata)
+            kind = _bounded("path" if is_path(field.metadata) else _kind(field.annotation), field.metadata)
             yield prefix + name, kind, default, meanings.get(name, "")
         if inner is not None:
             yield from _rows(inner, f"{prefix}{name}.")
@@ -88,7 +104,7 @@ def _kind(annotation: Any) -> str:
     if origin is Literal:
         return " or ".join(f"`{value}`" for value in inner)
     if origin is Annotated:
-        return _bounded(_kind(inner[0]), inner[1:])
+        return _bounded("path" if is_path(inner[1:]) else _kind(inner[0]), inner[1:])
     if origin is tuple:
         return "list of sections" if model_in(inner[0]) else f"list of {_kind(inner[0])}"
     if origin is dict:
@@ -97,6 +113,11 @@ def _kind(annotation: Any) -> str:
         return " or ".join(_kind(part) for part in inner)
     names = {float: "number", int: "whole number", str: "text", bool: "true or false", type(None): "null"}
     return names.get(annotation, "section")
+
+
+def is_path(metadata: Iterable[object]) -> bool:
+    """Return whether an annotation's metadata are those of a path."""
+    return any(isinstance(one, AfterValidator) and one.func is expanded for one in metadata)
 
 
 def _bounded(kind: str, metadata: Iterable[object]) -> str:

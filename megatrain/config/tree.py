@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from megatrain.config.deepspeed import DeepSpeedConfig
 from megatrain.config.section import Count, Fraction, PositiveInt, PositiveReal, Real, Section, Whole
+from megatrain.settings import PathText, expanded
 
 FORMAT_VERSION = 1
 
 
 def _switch(value: object) -> object:
-    """YAML 1.1 reads a bare `off` as false."""
-    return "off" if value is False else value
+    """Read false, as older configs may have it, as `off`."""
+    return "off" if value is False or value == "false" else value
+
+
+def _program(command: tuple[str, ...]) -> tuple[str, ...]:
+    return (*map(expanded, command[:1]), *command[1:])
 
 
 class RunConfig(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
     """For people: what the run is called at wandb and in the queue."""
-    folder: Annotated[str, Field(min_length=1)] = "runs/run"
+    folder: Annotated[PathText, Field(min_length=1)] = "runs/run"
     """Everything the run writes lies here. The same folder means: go on with this run."""
     seed: Count = 1234
     """Initial weights and the order of samples follow from it."""
@@ -73,12 +78,12 @@ class ModelConfig(Section):
 
 
 class TokenizerConfig(Section):
-    folder: str | None = None
+    folder: PathText | None = None
     """Default: the tokenizer that lies beside the shards."""
 
 
 class SourceConfig(Section):
-    path: str
+    path: PathText
     """Folder made by `megatrain prepare`, with train/, validation/ and test/; also s3:// and other URLs that
     fsspec reads."""
     name: str | None = None
@@ -108,7 +113,7 @@ class ShuffleConfig(Section):
 class CacheConfig(Section):
     """Copies of shards that lie on object storage, shared by all ranks of a host."""
 
-    folder: str | None = None
+    folder: PathText | None = None
     """On each node's own disk; needed when a source's path is a URL."""
     gib: PositiveReal = 100.0
     """At most so much; what was used longest ago makes room."""
@@ -213,7 +218,7 @@ class EvaluateConfig(Section):
 
 
 class TierConfig(Section):
-    folder: str
+    folder: PathText
     """On each node's own disk; `{node}` in it stands for the node's number."""
     every: PositiveInt = 100
     """Steps between checkpoints here."""
@@ -224,10 +229,10 @@ class TierConfig(Section):
 
 
 class CheckpointConfig(Section):
-    folder: str | None = None
+    folder: PathText | None = None
     """A folder, or s3://, gs:// and other URLs that fsspec reads; default: checkpoints/ in the run's folder.
     """
-    staging: str | None = None
+    staging: PathText | None = None
     """Local folder where files wait for their upload to a URL; default: the system's for temporary files."""
     every: PositiveInt = 1000
     """Steps between checkpoints; the last step is always saved."""
@@ -258,7 +263,7 @@ class CheckpointConfig(Section):
     restart_from_zero: bool = False
     """Begin at step 0 where the run's folder says that checkpoints were committed but none is found. The
     default refuses that: a folder may be unmounted, a URL wrong. Not read while there is a checkpoint."""
-    load_weights_from: str | None = None
+    load_weights_from: PathText | None = None
     """Start a new run from the weights of this checkpoint folder or URL, with a fresh optimizer."""
 
 
@@ -307,8 +312,9 @@ class SelfcheckConfig(Section):
 class AlertConfig(Section):
     """Who is told when a run needs a person; the message is JSON: run, event, step, cause."""
 
-    command: tuple[str, ...] = ()
-    """A program and its arguments; it gets the message on its standard input."""
+    command: Annotated[tuple[str, ...], AfterValidator(_program)] = ()
+    """A program and its arguments; it gets the message on its standard input. In the program's path `~` and
+    variables are expanded, its arguments are passed as they are."""
     url_variable: str | None = None
     """Name of the environment variable that holds the URL of a webhook, which gets the message by POST."""
     events: tuple[
@@ -425,7 +431,7 @@ class ClusterConfig(Section):
     processes: PositiveInt | None = None
     """Ranks on this machine; default: its GPUs, or parallel.tensor where there is none. Not with a hostfile.
     """
-    hostfile: str | None = None
+    hostfile: PathText | None = None
     """`HOST slots=N` a line: run on these hosts, by the deepspeed launcher and pdsh over ssh."""
     master_addr: str | None = None
     """Of rank 0, with a hostfile; default: what its host says of itself."""

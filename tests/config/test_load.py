@@ -84,7 +84,7 @@ def test_an_unknown_key_that_is_near_to_none_lists_the_known_ones() -> None:
         ("version: 2\noutput: x\nsources: {}", (), ("one for `megatrain prepare`: it has output, sources",)),
         ("precision: {dtype: fp16}", (), ("precision.dtype ('fp16')", "'fp32' or 'bf16'")),
         ("model: {dim: -1, layers: 0}", (), ("model.dim (-1)", "(and 1 more)")),
-        ("schedule: {learning_rate: .nan}", (), ("schedule.learning_rate (nan)",)),
+        ("schedule: {learning_rate: .nan}", (), ("schedule.learning_rate (.nan)",)),
         ("data: {sources: [{name: x}]}", (), ("data.sources.0.path",)),
         ("version: 99", (), ("version 99 is newer", "upgrade")),
         (
@@ -93,7 +93,7 @@ def test_an_unknown_key_that_is_near_to_none_lists_the_known_ones() -> None:
             ("c.yaml, line 3", "model stands here a second time"),
         ),
         ("model: [", (), ("c.yaml, line", "not valid YAML")),
-        ("- a\n- b", (), ("mapping of sections, not list",)),
+        ("- a\n- b", (), ("mapping of sections, not a list",)),
         ("", ("train.steps",), ("'train.steps' is not of the form section.key=value",)),
         ("", ("=3",), ("is not of the form section.key=value",)),
         ("model: 3", ("model.dim=3",), ("model is not a section",)),
