@@ -110,7 +110,10 @@ def command_line(
             return [*deepspeed, "--num_gpus", str(world), "--hostfile", os.devnull, *ranks]
         case "torchrun":
             torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(world)]
-            return [*torchrun, "--master-port", str(port), "--master-addr", "127.0.0.1", *ranks]
+            # By a file: its agent's own store would listen on all interfaces. The ranks make theirs.
+            torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", str(control / "rendezvous")]
+            torchrun += ["--rdzv-conf", "store_type=file", "--local-addr", "127.0.0.1"]
+            return [*torchrun, *ranks]
 
 
 def environment(
@@ -123,6 +126,7 @@ def environment(
     threads = config.train.threads or max(1, cores() // max(1, world))
     found = {
         **({"DS_ACCELERATOR": "cpu"} if cpu else {}),
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # torchrun's agent: the ranks make their store
         "OMP_NUM_THREADS": str(threads),
         **os.environ,
         **variables,

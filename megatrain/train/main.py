@@ -15,6 +15,7 @@ from megatrain.config import load_config
 from megatrain.errors import FailedWork, UserError
 from megatrain.resilience.control import Control, Failure
 from megatrain.resilience.watchdog import Watchdog
+from megatrain.settings.paths import path
 from megatrain.state import RunFolder, Stop
 from megatrain.train.ranks import leave, start_rank, world_from_environment
 
@@ -34,8 +35,8 @@ WORD_S = 10.0
 def main(arguments: Sequence[str]) -> int:
     """Run this rank to its end; gives its exit code. Bad input is one line on stderr, from rank 0."""
     parser = argparse.ArgumentParser(prog="pretrain.py", description="One rank of a training run.")
-    parser.add_argument("--config", required=True)
-    parser.add_argument("--control", type=Path, help="where the supervisor and the ranks meet")
+    parser.add_argument("--config", type=path, required=True)
+    parser.add_argument("--control", type=path, help="where the supervisor and the ranks meet")
     parser.add_argument("--local_rank", type=int, help="passed by some launchers; the environment decides")
     known, overrides = parser.parse_known_args(arguments)
     rank, _, _ = world_from_environment()
@@ -81,8 +82,8 @@ def _report(rank: int, error: Exception) -> None:
         logger.critical("rank %d failed", rank, exc_info=True)
 
 
-def _train(path: str, overrides: Sequence[str], rank: int, control: Control | None) -> int:
-    config = load_config(path, overrides)
+def _train(config_path: Path, overrides: Sequence[str], rank: int, control: Control | None) -> int:
+    config = load_config(config_path, overrides)
     watch = Watchdog(config.resilience.watchdog, RunFolder(Path(config.run.folder)), rank, control=control)
     try:
         from megatrain.train.loop import train

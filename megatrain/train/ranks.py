@@ -8,6 +8,7 @@ import logging
 import os
 import warnings
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,7 +16,12 @@ import torch.distributed as dist
 from megatrain.config import Config
 from megatrain.errors import require
 from megatrain.parallel.context import ParallelContext
-from megatrain.train.network import interface_for_gloo
+from megatrain.train.network import (
+    interface_for_gloo,
+    is_single_host,
+    loopback_interface,
+    loopback_store,
+)
 
 # SLURM's names for what every other launcher calls by the first name.
 SLURM_NAMES = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
@@ -35,7 +41,7 @@ def world_from_environment() -> tuple[int, int, int]:
 def start_rank(config: Config) -> ParallelContext:
     """Collective. Join the process group and build the mesh. Raises UserError for a layout that does not
     fit."""
-    _, world, local_rank = world_from_environment()
+    rank, world, local_rank = world_from_environment()
     require(
         world % config.parallel.tensor == 0,
         f"parallel.tensor ({config.parallel.tensor}) must divide the number of ranks ({world})",
@@ -54,14 +60,21 @@ def start_rank(config: Config) -> ParallelContext:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29500")
-    if world > int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or world):
-        interface = interface_for_gloo(os.environ["MASTER_ADDR"])
-        if interface is not None:
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    timeout = timedelta(seconds=config.resilience.collective_timeout_s)
+    store = None
+    if is_single_host(world, os.environ):
+        # Also over what a cluster's profile has set: on one host no other interface is needed.
+        os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = loopback_interface()
+        # torchrun's agent, when somebody runs it by hand, has a store of its own.
+        if not dist.is_initialized() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            port = config.cluster.master_port or int(os.environ["MASTER_PORT"])
+            store = loopback_store(rank, world, port, timeout)
+    elif (interface := interface_for_gloo(os.environ["MASTER_ADDR"])) is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     # What was asked for comes as such lines.
     comms = config.deepspeed.comms_logger
     asked = (comms is not None and comms.enabled is not False) or config.deepspeed.dump_state
-    _join(device, config.resilience.collective_timeout_s, logging.INFO if asked else logging.WARNING)
+    _join(device, store, timeout, logging.INFO if asked else logging.WARNING)
     return ParallelContext.create(config.parallel.tensor, device)
 
 
@@ -91,17 +104,22 @@ def _device(local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def _join(device: torch.device, timeout_s: int, log_level: int) -> None:
+def _join(device: torch.device, store: Any, timeout: timedelta, log_level: int) -> None:
+    """Join the process group over a store, by default the one that the launcher's environment names."""
     import deepspeed
     import torch.distributed.distributed_c10d as c10d
 
     # On CPU, DeepSpeed would compile an op for shared-memory collectives, which training never calls, which
     # leaves 66 MB in /dev/shm for each rank, and whose lock file hangs later runs when the build is killed.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    timeout = timedelta(seconds=timeout_s)
     c10d.default_pg_timeout = timeout  # the groups that DeepSpeed makes itself take no time-out from anyone
     _quieten(log_level)
     backend = "nccl" if device.type == "cuda" else "gloo"
+    if store is not None:
+        rank, world, _ = world_from_environment()
+        # As DeepSpeed does it itself: a rank on its own is bound to no device (its issue 8248).
+        bound: Any = {"device_id": device} if device.type == "cuda" and world > 1 else {}
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout, **bound)
     deepspeed.init_distributed(dist_backend=backend, timeout=timeout, verbose=False)
 
 

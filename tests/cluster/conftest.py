@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.bed.cluster import Cluster, why_not
-from tests.cluster.launched import Home, read
+from tests.cluster.launched import Home, elsewhere, read
 from tests.distributed.corpus import corpus as corpus  # a fixture
 
 
@@ -41,6 +41,8 @@ def home(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Iterator[Hom
 def undisturbed(home: Home) -> Path:
     """The same run from its first to its last step, under the other launcher."""
     started = home.start("undisturbed", "cluster.launcher=torchrun")
+    started.until_steps(5)
+    assert elsewhere(started.listening()) == set(), "on one host nothing listens but on the loopback"
     assert started.ended() == 0, started.said()
     started.until_gone()
     return started.run

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -88,6 +90,20 @@ class Started:
                 found[int(rank[0])] = pid
         return [found[rank] for rank in sorted(found)]
 
+    def listening(self) -> set[str]:
+        """Addresses on which this run's processes listen, as /proc/net writes them: `0100007F:1F90`."""
+        sockets = set[str]()
+        for pid in processes_with(*self._arguments):
+            for descriptor in Path("/proc", str(pid), "fd").iterdir():
+                with suppress(OSError):
+                    sockets.add(os.readlink(descriptor).removeprefix("socket:[").removesuffix("]"))
+        rows = [
+            row.split()
+            for name in ("tcp", "tcp6")
+            for row in Path("/proc/net", name).read_text().splitlines()[1:]
+        ]
+        return {row[1] for row in rows if row[3] == "0A" and row[9] in sockets}
+
     def until_gone(self) -> None:
         """Wait until no process of this run lives: no launcher, no rank."""
         self._until(lambda: not processes_with(*self._arguments), "an end of all processes")
@@ -98,8 +114,16 @@ class Started:
     def _until(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + PATIENCE_S
         while not condition():
+            over = what == "steps" and self.process.poll() is not None and not condition()
+            assert not over, f"ended with {self.process.poll()}\n{self.said()[-5000:]}"
             assert time.monotonic() < deadline, f"no {what} within {PATIENCE_S} s\n{self.said()[-5000:]}"
             time.sleep(0.05)
+
+
+def elsewhere(addresses: set[str]) -> set[str]:
+    """Those that are not on the loopback: 127.0.0.0/8 or ::1, in the kernel's order of bytes."""
+    inner = re.compile(r"[0-9A-F]{6}7F:|0{24}01000000:|0{16}FFFF0000[0-9A-F]{6}7F:")
+    return {address for address in addresses if not inner.match(address)}
 
 
 def read(pid: int, name: str) -> str:

@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.launched import STEPS, Home, shared_memory
+from tests.cluster.launched import STEPS, Home, elsewhere, shared_memory
 from tests.distributed.corpus import curve, events, saved_steps
 
 
 @pytest.mark.timeout(2400)
 def test_interrupted_and_gone_on_with_is_the_undisturbed_run(home: Home, undisturbed: Path) -> None:
     before = shared_memory()
-    started = home.start("interrupted")
+    started = home.start("interrupted", environment={"GLOO_SOCKET_IFNAME": "of-the-cluster"})
     started.until_steps(5)
     assert len(started.ranks()) == 2
+    listening = started.listening()
+    assert listening and elsewhere(listening) == set(), "on one host nothing listens but on the loopback"
     started.process.send_signal(signal.SIGINT)
     assert started.ended() == 75, started.said()
     started.until_gone()
