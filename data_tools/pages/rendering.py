@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _SOME_LINKS = 0.3
 _MOSTLY_LINKS = 0.5
 _ALL_LINKS = 0.8
+_WORDS_OF_A_MENU = 20  # characters for each link that are not in it
 _LINKS_OF_A_LIST = 3
 _PROSE_CHARACTERS = 100
 _NOWHERE = Place(0, 0, 0)
@@ -84,22 +85,23 @@ def render(tree: HTMLTree, *, main_content: bool) -> Rendered:
     in the text, in the order of the page.
     """
     parts = split_markup(tree)
-    page = _Page(count_visible("".join(parts[::3])), main_content)  # type: ignore[arg-type]
+    texts: list[str] = parts[::3]  # type: ignore[assignment]
+    page = _Page(count_visible("".join(texts)), main_content)
     writer, hidden = page.writer, 0
-    for index in range(0, len(parts) - 1, 3):
-        text, tag, raw = parts[index : index + 3]
+    for text, tag, raw in zip(texts, parts[1::3], parts[2::3], strict=False):
         if text and not hidden:
-            _text(page, unescape(text))
-        if raw is not None or tag is None or tag[0] in "!?":
-            if raw == "xmp" and tag is not None and not hidden:
-                _preformatted(page, tag.partition(">")[2].rpartition("</")[0])
-            continue
+            _text(page, unescape(text) if "&" in text else text)
+        assert tag is not None
         if tag[0] == "/":
             if page.depth == hidden:
                 hidden = 0
             elif not hidden:
                 _end(page, tag[1:])
             page.depth -= 1
+            continue
+        if raw is not None or tag[0] in "!?":
+            if raw == "xmp" and not hidden:
+                _preformatted(page, tag.partition(">")[2].rpartition("</")[0])
             continue
         found = tag_of(tag)
         if not found.void:
@@ -109,10 +111,10 @@ def render(tree: HTMLTree, *, main_content: bool) -> Rendered:
         if found.region == Region.INVISIBLE:
             hidden = 0 if found.void else page.depth
             writer.gap(found.gap)
-        elif found.kind or found.region:
+        elif found.decides:
             _start(page, found)
-    if parts[-1] and not hidden:
-        _text(page, unescape(parts[-1]))
+    if texts[-1] and not hidden:
+        _text(page, unescape(texts[-1]))
     text, marks = writer.finish()
     lost = page.visible - page.left_out - (count_visible(text) - marks)
     return Rendered(text, page.visible, page.left_out, lost)
@@ -204,7 +206,8 @@ def _is_left_out(page: _Page, begun: _Open, characters: int) -> bool:
             short = characters <= _PROSE_CHARACTERS and not begun.in_content
             return page.titles == begun.titles and (share >= _MOSTLY_LINKS or short)
         case Region.LINKS:
-            return share >= (_MOSTLY_LINKS if begun.in_content else _SOME_LINKS)
+            prose = characters - linked > _WORDS_OF_A_MENU * (links + 1)
+            return share >= (_MOSTLY_LINKS if begun.in_content else _SOME_LINKS) and not prose
         case Region.LIST:
             few = links < _LINKS_OF_A_LIST or begun.in_content or begun.after_prose
             return share >= _ALL_LINKS and not few

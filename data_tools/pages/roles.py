@@ -63,6 +63,8 @@ class Tag(NamedTuple):
     void: bool
     number: int | None = None
     """The value of a list item, the start of a list."""
+    decides: bool = True
+    """Whether it is more than a void or inline tag without any effect."""
     wraps_list: bool = False
     """Whether its class says that it holds a list, as DocBook's "itemizedlist"."""
 
@@ -179,14 +181,16 @@ def _tag_of(tag: str) -> Tag:
         kind = Kind.INLINE  # <a id="x">, and in XHTML <a id="x"/>, which browsers never close.
     elif attributes.get("role") in ("main", "article"):
         kind = Kind.MAIN
+    region = _region(name, attributes)
     number = attributes.get("value" if name == "li" else "start", "")
     return Tag(
         name,
         kind,
         _GAPS.get(name, 1 if kind == Kind.MAIN else 0),
-        _region(name, attributes),
+        region,
         name in VOID,
         int(number) if re.fullmatch(r"-?\d{1,9}", number, re.ASCII) else None,
+        bool(kind or region),
         name == "div" and "list" in attributes.get("class", ""),
     )
 
