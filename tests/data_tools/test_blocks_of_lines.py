@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from data_tools.analysis import analyse
 from data_tools.document import Document, Drop, Step
+from data_tools.duplicates.paragraphs import paragraphs_of
 from data_tools.fences import fenced, joined, units
 from data_tools.steps.boilerplate import Boilerplate
 from data_tools.steps.c4_quality import C4Quality
@@ -103,3 +104,10 @@ def test_a_page_of_code_comes_through_extraction_and_rules_without_holes(step: S
     page = Extract().build()(Document("", "web", content=html.encode()))
     assert not isinstance(page, Drop)
     assert CODE in after(step, page.text)
+
+
+def test_repeated_paragraphs_are_found_by_block() -> None:
+    block = "```\nthe same line of code\n\nthe same line of code\n```"
+    text = f"before\n{block}\nafter it\n```"
+    assert paragraphs_of(text) == ["before", block, "after it", "```"]
+    assert "\n".join(paragraphs_of(text)) == text
