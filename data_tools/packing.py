@@ -12,6 +12,7 @@ import numpy.typing as npt
 import xxhash
 
 from data_tools.best_fit import best_fit, pieces_of
+from data_tools.tokenizer.fertility import shown
 from megatrain.data.manifest import MANIFEST, ShardInfo, read_manifest
 from megatrain.data.packing import Plan, ShardPlan, parse_plan, places_of, plan_folder, require_places
 from megatrain.data.permutation import permute
@@ -111,9 +112,8 @@ def summary(plan: Plan) -> str:
     for source in [*sorted({shard.source for shard in plan.shards}), None]:
         chosen = [shard for shard in plan.shards if source in (None, shard.source)]
         rows, pieces, split = (sum(getattr(s, name) for s in chosen) for name in ("rows", "pieces", "split"))
-        lines.append(
-            f"{source or 'all':<20}{rows:>14,}{pieces:>14,}{split:>12,}{plan.padding(source):>10.3%}"
-        )
+        padding = shown(plan.padding(source), ".3%")
+        lines.append(f"{source or 'all':<20}{rows:>14,}{pieces:>14,}{split:>12,}{padding:>10}")
     return "\n".join(lines)
 
 

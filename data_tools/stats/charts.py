@@ -9,6 +9,7 @@ from data_tools.stats.figures import compact, compact_power, percent
 from data_tools.stats.flow import Flow
 from data_tools.stats.style import COLOURS
 from data_tools.stats.svg import box, drawing, shape, words
+from data_tools.tokenizer.fertility import ratio, shown
 
 WIDTH = 880
 _LABELS = 150  # what stands left of bars
@@ -38,7 +39,7 @@ def stream(flow: Flow) -> str:
         middle = top + _BEND + max(count * scale, 1.0) / 2 + 4
         parts.append(words(left + _TRUNK + 66, middle, f"{step}: {count:,} ({percent(count / flow.read)})"))
         rest -= count
-    kept = f"kept: {flow.kept:,} documents ({flow.kept / max(1, flow.read):.1%})"
+    kept = f"kept: {flow.kept:,} documents ({shown(ratio(flow.kept, flow.read), '.1%')})"
     parts.append(words(left, y + 18, kept, class_="strong"))
     name = f"Of {flow.read:,} documents read, {flow.kept:,} were kept; dropped: " + (
         ", ".join(f"{step} {count:,}" for step, count in flow.by_step.items()) or "none"

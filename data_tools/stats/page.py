@@ -13,6 +13,7 @@ from data_tools.stats.figures import compact, percent
 from data_tools.stats.flow import EvaluationSet, Flow, together
 from data_tools.stats.report import Report
 from data_tools.stats.style import stylesheet
+from data_tools.tokenizer.fertility import shown
 from data_tools.tokenizer.report import TokenizerReport
 
 
@@ -193,9 +194,12 @@ def _fertility(fertility: TokenizerReport) -> str:
     rows = [
         (
             name,
-            [f"{one.documents:,}", f"{one.tokens:,}", f"{one.bytes_per_token:.2f}"]
-            + [f"{one.tokens_per_word:.2f}", f"{one.tokens_per_character:.3f}"]
-            + [percent(one.byte_token_share), f"{one.lossy_documents:,}"],
+            [f"{one.documents:,}", f"{one.tokens:,}", shown(one.bytes_per_token, ".2f")]
+            + [shown(one.tokens_per_word, ".2f"), shown(one.tokens_per_character, ".3f")]
+            + [
+                "-" if one.byte_token_share is None else percent(one.byte_token_share),
+                f"{one.lossy_documents:,}",
+            ],
         )
         for name, one in parts
     ]

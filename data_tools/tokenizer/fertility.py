@@ -14,7 +14,7 @@ HEAD = (
 
 @dataclass(frozen=True)
 class Fertility:
-    """Counts over some documents, EOS not among the tokens, and their ratios (0 where there is no text)."""
+    """Counts over some documents, EOS not among the tokens, and their ratios; None where there is nothing."""
 
     documents: int = 0
     characters: int = 0
@@ -27,30 +27,30 @@ class Fertility:
     """Documents that decoding does not give back."""
 
     @property
-    def tokens_per_word(self) -> float:
-        return self.tokens / max(1, self.words)
+    def tokens_per_word(self) -> float | None:
+        return ratio(self.tokens, self.words)
 
     @property
-    def tokens_per_character(self) -> float:
-        return self.tokens / max(1, self.characters)
+    def tokens_per_character(self) -> float | None:
+        return ratio(self.tokens, self.characters)
 
     @property
-    def tokens_per_byte(self) -> float:
-        return self.tokens / max(1, self.bytes)
+    def tokens_per_byte(self) -> float | None:
+        return ratio(self.tokens, self.bytes)
 
     @property
-    def bytes_per_token(self) -> float:
-        return self.bytes / max(1, self.tokens)
+    def bytes_per_token(self) -> float | None:
+        return ratio(self.bytes, self.tokens)
 
     @property
-    def byte_token_share(self) -> float:
-        return self.byte_tokens / max(1, self.tokens)
+    def byte_token_share(self) -> float | None:
+        return ratio(self.byte_tokens, self.tokens)
 
     def __add__(self, other: "Fertility") -> "Fertility":
         mine, theirs = asdict(self), asdict(other)
         return Fertility(**{key: mine[key] + theirs[key] for key in mine})
 
-    def record(self) -> dict[str, float]:
+    def record(self) -> dict[str, float | None]:
         """Counts and ratios, for JSON."""
         return {
             **asdict(self),
@@ -64,10 +64,21 @@ class Fertility:
     def row(self, name: str) -> str:
         """A line under `HEAD`."""
         return (
-            f"{name:<20}{self.documents:>10,}{self.bytes:>14,}{self.tokens:>13,}{self.bytes_per_token:>12.2f}"
-            f"{self.tokens_per_word:>12.2f}{self.tokens_per_character:>12.3f}{self.byte_token_share:>12.2%}"
+            f"{name:<20}{self.documents:>10,}{self.bytes:>14,}{self.tokens:>13,}"
+            f"{shown(self.bytes_per_token, '.2f'):>12}{shown(self.tokens_per_word, '.2f'):>12}"
+            f"{shown(self.tokens_per_character, '.3f'):>12}{shown(self.byte_token_share, '.2%'):>12}"
             f"{self.lossy_documents:>7,}"
         )
+
+
+def ratio(part: float, whole: float) -> float | None:
+    """Return part / whole; None where the whole is nothing."""
+    return part / whole if whole else None
+
+
+def shown(value: float | None, form: str) -> str:
+    """Return a number as text; a dash for an average over nothing."""
+    return "-" if value is None else format(value, form)
 
 
 def count_words(text: str) -> int:

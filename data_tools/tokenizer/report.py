@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_tools.tokenizer.fertility import HEAD, Fertility, count_words
+from data_tools.tokenizer.fertility import HEAD, Fertility, count_words, ratio, shown
 from megatrain.data.tokenizer import Tokenizer
 
 _EXAMPLES = 20
@@ -67,8 +67,8 @@ class TokenizerReport:
         lines += [row.row(f"language {name}") for name, row in self.by_language.items()]
         lines += [row.row(f"source {name}") for name, row in self.by_source.items()]
         lines.append(self.overall.row("all"))
-        share = self.unused_pieces / max(1, self.pieces)
-        lines.append(f"never used: {self.unused_pieces:,} of {self.pieces:,} pieces ({share:.1%})")
+        share = shown(ratio(self.unused_pieces, self.pieces), ".1%")
+        lines.append(f"never used: {self.unused_pieces:,} of {self.pieces:,} pieces ({share})")
         lines.append("longest never used: " + " ".join(repr(piece.text) for piece in self.unused))
         lines.append("longest: " + " ".join(f"{piece.text!r}×{piece.count:,}" for piece in self.longest))
         return "\n".join(lines)

@@ -68,11 +68,11 @@ class Plan:
         decides = [self.sequence_length, [shard.plan_hash for shard in self.shards]]
         return xxhash.xxh3_128_hexdigest(json.dumps(decides).encode())
 
-    def padding(self, source: str | None = None) -> float:
-        """The share of the rows' tokens that is padding, of a source or of all."""
+    def padding(self, source: str | None = None) -> float | None:
+        """The share of the rows' tokens that is padding, of a source or of all; None without rows."""
         chosen = [shard for shard in self.shards if source in (None, shard.source)]
         room = sum(shard.rows for shard in chosen) * (self.sequence_length + 1)
-        return 1 - sum(shard.tokens for shard in chosen) / room if room else 0.0
+        return 1 - sum(shard.tokens for shard in chosen) / room if room else None
 
     def to_json(self) -> bytes:
         tree = {VERSION: FORMAT_VERSION, **dataclasses.asdict(self)}

@@ -54,9 +54,9 @@ class Ledger:
         return sum(self.seconds.values()) - self.seconds["off"]
 
     @property
-    def goodput(self) -> float:
-        """Between 0 and 1; 1 before there is anything."""
-        return self.seconds["productive"] / self.total_s if self.total_s > 0 else 1.0
+    def goodput(self) -> float | None:
+        """Between 0 and 1; None before there is anything."""
+        return self.seconds["productive"] / self.total_s if self.total_s > 0 else None
 
     def step(self, record: Record) -> None:
         """Add a line of metrics.jsonl."""
@@ -181,5 +181,6 @@ def table(ledger: Ledger) -> str:
         f"{name:<{widths[0]}}  {seconds:>{widths[1]}}  {share:>{widths[2]}}  {what}"
         for name, seconds, share, what in rows
     ]
-    ends = f"goodput {ledger.goodput:.1%} of {ledger.total_s:,.1f} s meant to run"
+    goodput = "-" if ledger.goodput is None else f"{ledger.goodput:.1%}"
+    ends = f"goodput {goodput} of {ledger.total_s:,.1f} s meant to run"
     return "\n".join([*lines, f"{ends}; {ledger.restarts} restarts, {ledger.rollbacks} rollbacks"])

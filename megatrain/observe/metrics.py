@@ -44,7 +44,7 @@ def step_record(state: RunState, result: StepResult, hardware: Hardware, around:
     the step before, null in the first of a start and where waits cannot be timed.
     """
     positions = result.samples * around.sequence_length
-    tokens_per_s = positions / result.step_s if result.step_s > 0 else 0.0
+    tokens_per_s = positions / result.step_s if result.step_s > 0 else None
     peak = hardware.peak_flops_total
     return {
         "step": state.step,
@@ -55,7 +55,7 @@ def step_record(state: RunState, result: StepResult, hardware: Hardware, around:
         "lr": result.learning_rate,
         "step_s": result.step_s,
         "tokens_per_s": tokens_per_s,
-        "mfu": tokens_per_s * hardware.flops_per_token / peak if peak > 0 else 0.0,
+        "mfu": tokens_per_s * hardware.flops_per_token / peak if peak > 0 and tokens_per_s else None,
         "data_wait_s": result.data_wait_s,
         "comm_wait_s": min(result.comm_wait_s, default=None),
         "comm_wait_most_s": max(result.comm_wait_s, default=None),

@@ -146,8 +146,12 @@ def step_line(record: Record, total_steps: int, eta_s: float) -> str:
         f"ppl {perplexity}",
         f"grad {record['grad_norm']:7.3f}",
         f"lr {record['lr']:.2e}",
-        f"{speed / 1000:7.1f}k tok/s" if speed >= 10_000 else f"{speed:7.0f} tok/s",
-        f"mfu {100 * record['mfu']:5.1f}%",
+        f"{'-':>7} tok/s"
+        if speed is None
+        else f"{speed / 1000:7.1f}k tok/s"
+        if speed >= 10_000
+        else f"{speed:7.0f} tok/s",
+        "mfu     -" if record["mfu"] is None else f"mfu {100 * record['mfu']:5.1f}%",
         f"wait {record['data_wait_s']:5.2f}s",
         f"eta {duration(eta_s):>7}",
     ]

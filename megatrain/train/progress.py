@@ -48,7 +48,7 @@ def require_not_lost(folder: RunFolder, progress: Progress, place: object, *, on
     if on_purpose:
         return
     way = (
-        "mount or restore it, mend checkpoint.folder, choose another run.folder, or begin anew here on "
+        "mount or restore it, correct checkpoint.folder, choose another run.folder, or begin anew here on "
         "purpose with checkpoint.restart_from_zero=true"
     )
     tier = f" ({progress.where})" if progress.where else ""

@@ -128,7 +128,7 @@ def test_what_is_lost_is_counted() -> None:
 def test_nothing_to_report_on(tokenizer: Tokenizer) -> None:
     result = report(tokenizer, [])
     assert result.overall == Fertility() and result.unused_pieces == result.pieces
-    assert result.overall.bytes_per_token == 0 and "never used" in result.text()
+    assert result.overall.bytes_per_token is None and "never used" in result.text()
 
 
 @pytest.mark.parametrize(
@@ -209,3 +209,9 @@ def test_errors_are_one_line(
     assert message in printed and printed.count("\n") == 1
     with pytest.raises(UserError, match="no prepared dataset there"):
         list(sample_documents(dataset / "nowhere", 3, seed=0))
+
+
+def test_a_ratio_of_nothing_is_no_number() -> None:
+    nothing = Fertility()
+    assert nothing.bytes_per_token is None and nothing.record()["tokens_per_word"] is None
+    assert nothing.row("none").split()[4:8] == ["-"] * 4
