@@ -4,8 +4,8 @@ lie."""
 from __future__ import annotations
 
 import enum
-import json
 import math
+import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ from megatrain.errors import FailedWork, UserError
 
 STATE_VERSION = 2
 LISTS = {"skipped", "window"}
+MOST = 1 << 60
+"""Above every count of a run; sums of a few of them fit into 64 bits."""
+CHECKPOINT_NAME = re.compile(r"step-[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -43,29 +46,62 @@ class RunState:
         return {"version": STATE_VERSION, **asdict(self)}
 
     @staticmethod
-    def from_json(tree: dict[str, Any]) -> RunState:
-        """Raises UserError for a newer version, FailedWork for anything that is not a run's state."""
-        version = tree.get("version")
-        if isinstance(version, int) and version > STATE_VERSION:
-            raise UserError(
-                f"run state version {version} is newer than this megatrain reads ({STATE_VERSION}); upgrade"
-            )
-        if version == 1:  # which had no window
-            tree = {"window": [], **tree}
-        types = {field.name: field.type for field in fields(RunState)}
-        names = set(types)
-        if (
-            version not in (1, STATE_VERSION)
-            or set(tree) - {"version"} != names
-            or any(type(tree[name]).__name__ != types[name] for name in names - LISTS)
-        ):
-            raise FailedWork(f"not a run state: {json.dumps(tree)[:200]}")
-        values = {name: tree[name] for name in names}
-        values["skipped"] = tuple((int(first), int(last)) for first, last in tree["skipped"])
-        values["window"] = tuple((float(loss), float(norm)) for loss, norm in tree["window"])
-        if not all(math.isfinite(number) for pair in values["window"] for number in pair):
-            raise FailedWork("not a run state: its window has a number that is not finite")
-        return RunState(**values)
+    def from_json(tree: Any) -> RunState:
+        """Raises UserError for a newer version, FailedWork for anything that is not a run's state: other
+        fields, other types, counts that no run can have."""
+        try:
+            return _state_of(tree)
+        except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+            raise FailedWork(f"not a run state: {error}") from None
+
+
+def _state_of(tree: Any) -> RunState:
+    if type(tree) is not dict or type(tree.get("version")) is not int:
+        raise ValueError("it has no version")
+    version = tree["version"]
+    if version > STATE_VERSION:
+        raise UserError(
+            f"run state version {version} is newer than this megatrain reads ({STATE_VERSION}); upgrade"
+        )
+    if version == 1:  # which had no window
+        tree = {"window": [], **tree}
+    types = {field.name: field.type for field in fields(RunState)}
+    if version < 1 or tree.keys() - {"version"} != types.keys():
+        raise ValueError(f"version {version} with {', '.join(sorted(tree))}"[:200])
+    for name in types.keys() - LISTS:
+        if type(tree[name]).__name__ != types[name]:
+            raise ValueError(f"{name} is {str(tree[name])[:40]!r}")
+    values = {name: tree[name] for name in types}
+    values["skipped"] = tuple((first, last) for first, last in tree["skipped"])
+    values["window"] = tuple((float(loss), float(norm)) for loss, norm in tree["window"])
+    if not all(math.isfinite(number) for pair in values["window"] for number in pair):
+        raise ValueError("its window has a number that is not finite")
+    state = RunState(**values)
+    _check_ranges(state)
+    return state
+
+
+def _check_ranges(state: RunState) -> None:
+    """Raise ValueError for counts that no run can have."""
+    for name in (
+        "step",
+        "optimizer_step",
+        "consumed_samples",
+        "consumed_tokens",
+        "skipped_in_row",
+        "attempt",
+    ):
+        count = getattr(state, name)
+        if not 0 <= count < MOST:
+            raise ValueError(f"{name} is {count}")
+    if state.optimizer_step + state.skipped_in_row > state.step:
+        updates = f"{state.optimizer_step} updates and {state.skipped_in_row} skipped in a row"
+        raise ValueError(f"{updates} in {state.step} steps")
+    before = 0
+    for first, last in state.skipped:
+        if type(first) is not int or type(last) is not int or not before <= first < last < MOST:
+            raise ValueError(f"skipped has the range {first}, {last} after {before}")
+        before = last
 
 
 class Verdict(enum.Enum):
@@ -141,6 +177,16 @@ class StepResult:
 def checkpoint_name(step: int) -> str:
     """Of the folder of a checkpoint."""
     return f"step-{step:08d}"
+
+
+def is_checkpoint_name(name: str) -> bool:
+    """Whether a folder is named like a checkpoint: "step-" and ASCII digits, nothing else."""
+    return CHECKPOINT_NAME.fullmatch(name) is not None
+
+
+def step_of(name: str) -> int:
+    """Return the step of a checkpoint's folder, "step-00001000"."""
+    return int(name[5:])
 
 
 @dataclass(frozen=True)

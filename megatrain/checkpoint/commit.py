@@ -30,7 +30,7 @@ from megatrain.checkpoint.manifest import (
     manifest_text,
     tensors_json,
 )
-from megatrain.checkpoint.retention import remove_checkpoint, superfluous_folders
+from megatrain.checkpoint.retention import Inventory, remove_checkpoint, superfluous_folders
 from megatrain.checkpoint.storage import FileInfo
 from megatrain.checkpoint.tier import Tier
 from megatrain.parallel.board import Board
@@ -88,10 +88,17 @@ class Committer:
         self._plan: _Plan | None = None
         self.damaged: dict[str, set[str]] = {}
         """By tier: checkpoints that were passed over."""
+        self.inventories: dict[str, Inventory] = {}
+        """By tier: what its place holds, as far as this rank looks after it."""
 
     def tell_boxes(self, boxes: Sequence[Note]) -> None:
         """Once a run, for they stay the same: which boxes this rank writes."""
         self._board.post(f"{self._prefix}/boxes/{self._rank}", json.dumps(boxes))
+
+    def forget(self, tier: Tier, name: str) -> None:
+        """A checkpoint was removed by somebody else than retention."""
+        if tier.name in self.inventories:
+            self.inventories[tier.name].forget(name)
 
     def conclude(self, tier: Tier, number: int, facts: Facts, note: Note) -> Note:
         """Of this rank's note make the outcome, alike on all ranks: {"bytes", "error"}. Raises OSError."""
@@ -196,7 +203,9 @@ class Committer:
             return {"error": f"{tier.place}/{facts.name}/{MANIFEST}: {error.strerror or error}"}
         damaged = self.damaged.setdefault(tier.name, set())
         damaged.discard(facts.name)
-        _quietly(lambda: _prune(tier, facts.name, set(verdict["files"]), damaged, self._rank))
+        known = self.inventories.setdefault(tier.name, Inventory(tier.place))
+        known.forget(facts.name)
+        _quietly(lambda: _prune(tier, facts.name, set(verdict["files"]), damaged, known, self._rank))
         return {}
 
 
@@ -229,15 +238,22 @@ def _sweep(tier: Tier, facts: Facts) -> None:
             tier.place.remove(f"{facts.name}/{file}")
 
 
-def _prune(tier: Tier, name: str, files: set[str], damaged: set[str], rank: int) -> None:
+def _prune(tier: Tier, name: str, files: set[str], damaged: set[str], known: Inventory, rank: int) -> None:
     """Delete what retention does not keep, what was never committed before the newest, and what an attempt
     that was killed left where this checkpoint, with these files, is now."""
     for file in tier.place.files(name):
         if file != MANIFEST and file not in files:
             tier.place.remove(f"{name}/{file}")
-    for folder in superfluous_folders(tier.place, tier.retention, name, damaged):
+    failed: OSError | None = None
+    for folder in superfluous_folders(tier.place, tier.retention, name, damaged, known):
         faults.point("checkpoint.prune", rank=rank)
-        remove_checkpoint(tier.place, folder)
+        known.forget(folder)
+        try:
+            remove_checkpoint(tier.place, folder)
+        except OSError as error:  # the others go all the same
+            failed = error
+    if failed is not None:
+        raise failed
 
 
 def _quietly(clear: Callable[[], None]) -> None:

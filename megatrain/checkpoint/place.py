@@ -6,8 +6,10 @@ A place holds folders, one a checkpoint; a name is "step-00001000/MANIFEST.json"
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -16,6 +18,7 @@ from typing import Protocol
 
 from megatrain.durable import CHUNK_BYTES, replacing, sync_folder, write_uncached
 from megatrain.errors import FailedWork, UserError, require
+from megatrain.records import read_file
 from megatrain.remote import RemoteFolder, is_remote
 from megatrain.state import RunFolder
 
@@ -51,10 +54,10 @@ class Place(Protocol):
         """Put a file in place whole or not at all; when it returns, the file outlives a crash."""
 
     def remove(self, name: str) -> None:
-        """Of a file that may be absent."""
+        """Of a file that may be absent, or of a folder in its place."""
 
     def remove_folder(self, folder: str) -> None:
-        """With all that is in it; it may be absent."""
+        """With all that is in it; it may be absent. Of a link, the link alone goes."""
 
 
 def open_place(where: str | Path, staging: str | None = None) -> Place:
@@ -93,7 +96,7 @@ class LocalPlace:
         return (self.root / name).is_file()
 
     def read(self, name: str) -> bytes:
-        return (self.root / name).read_bytes()
+        return read_file(self.root / name)
 
     def open(self, name: str) -> OpenFile:
         return _LocalFile(self.root / name)
@@ -108,20 +111,31 @@ class LocalPlace:
                 write_uncached(file, chunk)
 
     def remove(self, name: str) -> None:
-        (self.root / name).unlink(missing_ok=True)
+        path = self.root / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
     def remove_folder(self, folder: str) -> None:
-        if (self.root / folder).exists():
-            shutil.rmtree(self.root / folder)
+        path = self.root / folder
+        if path.is_symlink():
+            path.unlink()
+        elif path.exists():
+            shutil.rmtree(path)
 
 
 class _LocalFile:
     _descriptor = -1
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY)
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO would wait for a writer
         self._path = path
-        self.size = os.fstat(self._descriptor).st_size
+        status = os.fstat(self._descriptor)
+        self.size = status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
 
     def read_into(self, start: int, out: memoryview) -> None:
         done = 0

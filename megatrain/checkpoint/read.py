@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,9 +15,11 @@ from megatrain.checkpoint.manifest import MANIFEST, Manifest, StoredBox, box_key
 from megatrain.checkpoint.place import LocalPlace, OpenFile, Place, blocks, open_place
 from megatrain.checkpoint.storage import DTYPES, Extent, FileInfo, raw_bytes, read_extents
 from megatrain.errors import FailedWork
+from megatrain.state import is_checkpoint_name, step_of
 
 ROOM_BYTES = 1 << 26  # what is read beside its destination when a box must be cut
 MAX_OPEN_FILES = 64
+Boxes = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # of a file, by key
 
 
 class Checkpoint:
@@ -28,11 +30,10 @@ class Checkpoint:
 
         Raises UserError for a newer format, FailedWork for an unsound manifest.
         """
-        parent, _, name = str(folder).rstrip("/").rpartition("/")
-        self.place = place or open_place(parent or ("/" if str(folder).startswith("/") else "."))
-        self.name = name
+        at, self.name = place_and_name(folder)
+        self.place = place or open_place(at)
         self.parted = parted
-        self.manifest: Manifest = read_manifest(self.place, name)
+        self.manifest: Manifest = read_manifest(self.place, self.name)
         self._open: OrderedDict[int, tuple[OpenFile, Mapping[str, Extent]]] = OrderedDict()
 
     def __str__(self) -> str:
@@ -44,10 +45,39 @@ class Checkpoint:
         return isinstance(self.place, LocalPlace) and not self.parted
 
     def damaged(self, share: int = 0, shares: int = 1, *, hashes: bool = True) -> list[str]:
-        """Files of this rank's share whose size, or hash, is not the manifest's: "name: what"."""
-        share_of_files = self.manifest.files[share::shares]
-        found = {info.name: damage_of(self.place, self.name, info, hashes=hashes) for info in share_of_files}
-        return [f"{name}: {what}" for name, what in found.items() if what is not None]
+        """Files of this rank's share whose size, or hash, is not the manifest's: "name: what".
+
+        Of a manifest without a hash of its own, also those that hold other boxes than it says.
+        """
+        boxes = None if self.manifest.sealed else self._boxes()
+        found = []
+        for number, info in list(enumerate(self.manifest.files))[share::shares]:
+            what = damage_of(self.place, self.name, info, hashes=hashes)
+            if what is None and boxes is not None:
+                what = self._other_boxes(info.name, boxes.get(number, {}))
+            if what is not None:
+                found.append(f"{info.name}: {what}")
+        return found
+
+    def _boxes(self) -> dict[int, Boxes]:
+        """Return what the manifest says of each file, by its number."""
+        found: dict[int, Boxes] = {}
+        for name, tensor in self.manifest.tensors.items():
+            for stored in tensor.boxes:
+                entry = DTYPES[tensor.dtype], stored.box.shape
+                found.setdefault(stored.file, {})[box_key(name, stored.box)] = entry
+        return found
+
+    def _other_boxes(self, name: str, wanted: Boxes) -> str | None:
+        try:
+            file = self.place.open(f"{self.name}/{name}")
+            try:
+                held = {key: (extent.dtype, extent.shape) for key, extent in read_extents(file).items()}
+            finally:
+                file.close()
+        except (OSError, ValueError) as error:
+            return f"cannot be read: {error}"
+        return None if held == wanted else "holds other tensors than the manifest says"
 
     def names(self, kind: str) -> list[str]:
         """Logical names of one kind ("weights", "exp_avg", ...)."""
@@ -121,7 +151,7 @@ class Checkpoint:
         try:
             file = self.place.open(f"{self.name}/{name}")
             self._open[number] = file, read_extents(file)
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise FailedWork(f"{self}/{name}: cannot be read: {error}") from None
         if len(self._open) > MAX_OPEN_FILES:
             self._open.popitem(last=False)[1][0].close()
@@ -130,6 +160,18 @@ class Checkpoint:
     def close(self) -> None:
         while self._open:
             self._open.popitem()[1][0].close()
+
+
+def place_and_name(folder: Path | str) -> tuple[str, str]:
+    """Split a checkpoint's path or URL into that of its place and its folder's name there."""
+    parent, _, name = str(folder).rstrip("/").rpartition("/")
+    return parent or ("/" if str(folder).startswith("/") else "."), name
+
+
+def has_manifest(folder: Path | str) -> bool:
+    """Whether a path or URL is a committed checkpoint, sound or not. Raises OSError."""
+    at, name = place_and_name(folder)
+    return open_place(at).exists(f"{name}/{MANIFEST}")
 
 
 def damage_of(place: Place, folder: str, info: FileInfo, *, hashes: bool) -> str | None:
@@ -148,20 +190,36 @@ def damage_of(place: Place, folder: str, info: FileInfo, *, hashes: bool) -> str
 
 def committed(place: Place) -> list[str]:
     """Names of the folders that have a manifest, newest step first."""
-    found = [name for name in place.folders() if is_checkpoint_name(name)]
-    return sorted(
-        (name for name in found if place.exists(f"{name}/{MANIFEST}")), key=lambda name: -step_of(name)
-    )
+    return list(newest_first(place))
 
 
-def is_checkpoint_name(name: str) -> bool:
-    """Whether a folder is called like one."""
-    return name.startswith("step-") and name[5:].isdigit()
+def newest_first(place: Place) -> Iterator[str]:
+    """Yield what `committed` lists; whether a folder has a manifest is asked when it is its turn, so that the
+    newest one is found by one listing and one question, however many there are."""
+    for name in checkpoint_folders(place):
+        if place.exists(f"{name}/{MANIFEST}"):
+            yield name
 
 
-def step_of(name: str) -> int:
-    """Of a checkpoint's folder, "step-00001000"."""
-    return int(name[5:])
+def newest_whole(place: Place) -> tuple[Checkpoint | None, list[str]]:
+    """Return the newest checkpoint with a sound manifest and all files as it says, hashes compared, and what
+    is wrong with newer ones: "name: what". Raises UserError for a newer format."""
+    damaged: list[str] = []
+    for name in newest_first(place):
+        try:
+            checkpoint = Checkpoint(name, place)
+            faulty = "; ".join(checkpoint.damaged()[:3])
+        except FailedWork as error:
+            faulty = str(error)
+        if not faulty:
+            return checkpoint, damaged
+        damaged.append(f"{name}: {faulty}")
+    return None, damaged
+
+
+def checkpoint_folders(place: Place) -> list[str]:
+    """Names of the folders that are named like checkpoints, with a manifest or without, newest step first."""
+    return sorted(filter(is_checkpoint_name, place.folders()), key=lambda name: (-step_of(name), name))
 
 
 def _hash(file: OpenFile) -> str:

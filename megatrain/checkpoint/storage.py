@@ -14,6 +14,7 @@ import xxhash
 
 from megatrain.checkpoint.place import OpenFile, Place
 from megatrain.durable import CHUNK_BYTES, replacing
+from megatrain.records import parse_record
 
 NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 DTYPES = {name: dtype for dtype, name in NAMES.items()}
@@ -122,9 +123,7 @@ def read_extents(file: OpenFile) -> Mapping[str, Extent]:
         raise ValueError(f"its header claims {length} bytes, the file has {file.size}")
     text = bytearray(length)
     file.read_into(8, memoryview(text))
-    tree = json.loads(text)
-    if not isinstance(tree, dict):
-        raise ValueError("its header is no object")
+    tree = parse_record(bytes(text))
     return {
         str(key): _extent(str(key), entry, 8 + length, file.size)
         for key, entry in tree.items()

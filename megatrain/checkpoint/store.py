@@ -22,7 +22,7 @@ from megatrain.checkpoint.commit import Committer, Facts, file_name
 from megatrain.checkpoint.fragments import Held
 from megatrain.checkpoint.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
 from megatrain.checkpoint.near import exchange, fetch, transfers_for
-from megatrain.checkpoint.read import Checkpoint, committed, damage_of, step_of
+from megatrain.checkpoint.read import Checkpoint, checkpoint_folders, damage_of
 from megatrain.checkpoint.retention import remove_checkpoint
 from megatrain.checkpoint.staging import Staging, live_chunks, own, own_boxes
 from megatrain.checkpoint.storage import write_hashed
@@ -31,7 +31,7 @@ from megatrain.errors import FailedWork, UserError
 from megatrain.parallel.board import Board
 from megatrain.parallel.collectives import broadcast_object, gather_objects
 from megatrain.parallel.context import ParallelContext
-from megatrain.state import RunState
+from megatrain.state import RunState, step_of
 
 logger = logging.getLogger(__name__)
 Chunks = Callable[[], Iterable[memoryview]]
@@ -66,6 +66,11 @@ class Found:
 
 def any_state(state: RunState) -> bool:
     """For runs that were never rolled back."""
+    return True
+
+
+def any_step(step: int) -> bool:
+    """Every checkpoint is read."""
     return True
 
 
@@ -224,7 +229,7 @@ class Store:
         """
         damaged: list[str] = []
         for tier, name in self._candidates():
-            if not self._fits(tier, name, fits):
+            if not self._worth_a_look(tier, name, fits):
                 continue
             where, faulty = self._checked(tier, name)
             if not faulty:
@@ -235,8 +240,9 @@ class Store:
             raise FailedWork(none_whole(self.tiers[0].place, damaged))
         return Found(None, self.tiers[0], (), {})
 
-    def forget(self, fits: Fits) -> None:
-        """Collective. Remove the checkpoints whose state does not fit, from all tiers, marker first.
+    def forget(self, fits: Fits, may_be: Callable[[int], bool] = any_step) -> None:
+        """Collective. Remove the checkpoints whose state does not fit, from all tiers, marker first; only
+        those of steps that `may_be` such are read.
 
         Raises FailedWork when one cannot be removed.
         """
@@ -244,10 +250,11 @@ class Store:
         try:
             for tier in self.tiers:
                 if self.context.world.rank in tier.keepers:
-                    for name in committed(tier.place):
-                        state = _state_of(tier, name)
+                    for name in checkpoint_folders(tier.place):
+                        state = _state_of(tier, name) if may_be(step_of(name)) else None
                         if state is not None and not fits(state):
                             remove_checkpoint(tier.place, name)
+                            self._committer.forget(tier, name)
         except OSError as failure:
             error = f"rank {self.context.world.rank}: a checkpoint cannot be removed: {failure}"
         for failed in gather_objects(error, self.context.world):
@@ -261,7 +268,7 @@ class Store:
         if nodes is None:
             return Checkpoint(found.name, found.tier.place)
         text = self._manifest_of(found.tier, found.name)
-        manifest = parse_manifest(text.encode(), found.name)
+        manifest = parse_manifest(text.encode(), found.name, found.name)
         needs = [(nodes.node, sorted(_files_for(manifest, held)))]
         wanted: dict[int, set[str]] = {}
         for (node, names), *_ in gather_objects(needs, self.context.world):
@@ -279,14 +286,15 @@ class Store:
         return Checkpoint(found.name, found.tier.place, parted=True)
 
     def _candidates(self) -> list[tuple[Tier, str]]:
-        """Newest first, of the same step the nearest first; alike on all ranks."""
+        """Folders named like checkpoints, newest first, of the same step the nearest first; identical on all
+        ranks. Which of them have a manifest is asked one by one: the first that is good ends the search."""
         found: list[tuple[int, int, str]] = []
         for number, tier in enumerate(self.tiers):
             names: list[str] = []
             error = None
             if self.context.world.rank in tier.keepers:
                 try:
-                    names = committed(tier.place)
+                    names = checkpoint_folders(tier.place)
                 except OSError as failure:
                     error = str(failure)
             listed = gather_objects((names, error), self.context.world)
@@ -296,11 +304,15 @@ class Store:
             found += [(step_of(name), number, name) for name in {n for names, _ in listed for n in names}]
         return [(self.tiers[number], name) for _, number, name in sorted(found, reverse=True)]
 
-    def _fits(self, tier: Tier, name: str, fits: Fits) -> bool:
-        """Collective. Of a manifest that no keeper can read, `_checked` tells what is wrong."""
-        own = _state_of(tier, name) if self.context.world.rank in tier.keepers else None
-        states = [state for state in gather_objects(own, self.context.world) if state is not None]
-        return not states or fits(states[0])
+    def _worth_a_look(self, tier: Tier, name: str, fits: Fits) -> bool:
+        """Collective. Whether a keeper has a manifest there, and its state fits. Of a manifest that no keeper
+        can read, `_checked` reports what is wrong."""
+        own: tuple[bool, RunState | None] = (False, None)
+        if self.context.world.rank in tier.keepers and _has_manifest(tier, name):
+            own = True, _state_of(tier, name)
+        answers = gather_objects(own, self.context.world)
+        states = [state for _, state in answers if state is not None]
+        return any(there for there, _ in answers) and (not states or fits(states[0]))
 
     def _checked(self, tier: Tier, name: str) -> tuple[dict[str, list[int]], list[str]]:
         """Collective. Which node has which file whole (on near tiers), and what is wrong with it."""
@@ -313,7 +325,7 @@ class Store:
             # Of a broken manifest all ranks say the same.
             return {}, list(dict.fromkeys(what for found in gather_objects(faults_, world) for what in found))
         try:
-            manifest = parse_manifest(self._manifest_of(tier, name).encode(), name)
+            manifest = parse_manifest(self._manifest_of(tier, name).encode(), name, name)
         except FailedWork as error:
             return {}, [str(error)]
         own_ranks = tier.nodes.ranks(tier.nodes.node)
@@ -333,7 +345,7 @@ class Store:
         if self.context.world.rank in tier.keepers:
             try:
                 text = tier.place.read(f"{name}/{MANIFEST}").decode()
-                parse_manifest(text.encode(), name)
+                parse_manifest(text.encode(), name, name)
             except (OSError, UnicodeDecodeError, FailedWork, UserError):
                 text = None
         for found in gather_objects(text, self.context.world):
@@ -352,6 +364,14 @@ class _Job:
     """The bytes of this rank's file, from the beginning at each call; None where it owns nothing."""
     facts: Facts
     started: float
+
+
+def _has_manifest(tier: Tier, name: str) -> bool:
+    """Also true where that cannot be found out, so that it is reported."""
+    try:
+        return tier.place.exists(f"{name}/{MANIFEST}")
+    except OSError:
+        return True
 
 
 def _state_of(tier: Tier, name: str) -> RunState | None:

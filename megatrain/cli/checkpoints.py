@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -103,12 +104,12 @@ def _damaged(place: Place, keep: int) -> set[str]:
 
 def _place(folder: Path) -> Place:
     """Where a run's checkpoints lie; there is one at least."""
-    from megatrain.checkpoint.read import committed
+    from megatrain.checkpoint.read import newest_first
     from megatrain.export.source import checkpoints_of
     from megatrain.state import RunFolder
 
     place = checkpoints_of(RunFolder(folder))
-    require(committed(place), f"{folder}: no committed checkpoint there; name the folder of a run")
+    require(any(newest_first(place)), f"{folder}: no committed checkpoint there; name the folder of a run")
     return place
 
 
@@ -129,11 +130,19 @@ def _checkpoints(folder: Path) -> Iterator[tuple[str, Checkpoint | str]]:
 
 def _one(where: str) -> Checkpoint:
     """A checkpoint's folder or URL, or the newest of a run."""
+    from megatrain.checkpoint.belonging import none_whole
     from megatrain.checkpoint.manifest import MANIFEST
-    from megatrain.checkpoint.read import Checkpoint, committed
+    from megatrain.checkpoint.read import Checkpoint, newest_first
 
     if "://" in where or Path(where, MANIFEST).is_file():
         return Checkpoint(where)
     require(Path(where).is_dir(), f"{where}: no such folder; name a checkpoint's folder or a run's")
     place = _place(Path(where))
-    return Checkpoint(committed(place)[0], place)
+    damaged = []
+    for name in newest_first(place):
+        try:
+            return Checkpoint(name, place)
+        except FailedWork as error:
+            damaged.append(f"{name}: {error}")
+            print(f"megatrain: skipped {damaged[-1]}", file=sys.stderr)
+    raise FailedWork(none_whole(place, damaged))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatrain.checkpoint.place import LocalPlace
-from megatrain.checkpoint.read import committed, step_of
+from megatrain.checkpoint.read import committed
 from megatrain.cluster.comparison import TOLERANCE, Comparison, Trace, compare, read_trace
 from megatrain.cluster.launchers import local_world, require_ranks_fit
 from megatrain.cluster.scratch import claimed, require_apart
@@ -21,7 +21,7 @@ from megatrain.config import Config, derive, parse_config, to_yaml
 from megatrain.errors import FailedWork, UserError, require
 from megatrain.faults import VARIABLE as FAULT_VARIABLE
 from megatrain.observe.history import read_metrics
-from megatrain.state import RunFolder
+from megatrain.state import RunFolder, step_of
 from megatrain.train.begun import settled
 from megatrain.train.main import PREEMPTED
 from megatrain.train.preflight import prepare_run

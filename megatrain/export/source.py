@@ -10,7 +10,7 @@ import numpy as np
 
 from megatrain.checkpoint.manifest import MANIFEST
 from megatrain.checkpoint.place import Place, place_of_run
-from megatrain.checkpoint.read import Checkpoint, committed
+from megatrain.checkpoint.read import Checkpoint, newest_whole
 from megatrain.config import Config, load_config
 from megatrain.data.dataset import TokenDataset
 from megatrain.data.documents import documents_in, starts_documents
@@ -86,17 +86,14 @@ def find_source(where: Path, tokenizer_folder: Path | None = None) -> Source:
         return Source("export", str(where), tokenizer_folder or where, None, None)
     if (where / MANIFEST).is_file():
         folder = where.resolve()
-        if what := _damage(str(folder)):
+        if what := _damage(folder):
             raise FailedWork(f"{where}: damaged: {what}; name its run, for the newest one that is whole")
         return _of_checkpoint(str(folder), RunFolder(folder.parent.parent), tokenizer_folder, ())
     run = RunFolder(where.resolve())
     place = checkpoints_of(run)
-    damaged: list[str] = []
-    for name in committed(place):
-        what = _damage(name, place)
-        if what is None:
-            return _of_checkpoint(f"{place}/{name}", run, tokenizer_folder, tuple(damaged))
-        damaged.append(f"{name}: {what}")
+    newest, damaged = newest_whole(place)
+    if newest is not None:
+        return _of_checkpoint(str(newest), run, tokenizer_folder, tuple(damaged))
     if damaged:
         raise FailedWork(f"{place}: no checkpoint is whole ({' | '.join(damaged)})")
     raise UserError(
@@ -153,8 +150,9 @@ def _tokenizer_folder(folder: str, config: Config | None) -> Path:
     return tokenizer_folder_of(paths[0], config.data)
 
 
-def _damage(folder: str, place: Place | None = None) -> str | None:
+def _damage(folder: Path) -> str:
+    """What is wrong with a checkpoint; empty if nothing is."""
     try:
-        return "; ".join(Checkpoint(folder, place).damaged()[:3]) or None
+        return "; ".join(Checkpoint(folder).damaged()[:3])
     except FailedWork as error:
         return str(error)

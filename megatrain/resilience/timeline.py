@@ -79,6 +79,15 @@ def belongs(state: RunState, records: Sequence[LeftOut]) -> bool:
     )
 
 
+def may_be_abandoned(step: int, records: Sequence[LeftOut]) -> bool:
+    """Whether a checkpoint of this step can be of a time line that was given up: it was made between the step
+    that the run went back to and the step from which it went."""
+    return any(
+        one.to_step is not None and one.to_step < step and (one.from_step is None or step <= one.from_step)
+        for one in records
+    )
+
+
 def leaving_out(state: RunState, records: Sequence[LeftOut]) -> RunState:
     """The state, with all that is still to come of the records left out; what it has behind it stays."""
     here = sample(state.consumed_samples, state.skipped)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatrain.checkpoint.place import place_of_run, require_reachable
-from megatrain.checkpoint.read import Checkpoint, committed
+from megatrain.checkpoint.read import Checkpoint, newest_first
 from megatrain.config import Config, load_config
 from megatrain.data.documents import Start, document_start
 from megatrain.errors import FailedWork, UserError
@@ -31,7 +31,7 @@ def _start(config: Config) -> Start:
     folder = RunFolder(Path(config.run.folder))
     place = place_of_run(folder, config.checkpoint.folder, config.checkpoint.staging)
     require_reachable(place)
-    for name in committed(place):
+    for name in newest_first(place):
         try:
             state = Checkpoint(name, place).manifest.state
         except FailedWork:

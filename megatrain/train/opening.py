@@ -37,7 +37,7 @@ from megatrain.resilience.process import age_s
 from megatrain.resilience.selfcheck import check_all
 from megatrain.resilience.signals import Wishes
 from megatrain.resilience.stragglers import Stragglers
-from megatrain.resilience.timeline import belongs, leaving_out
+from megatrain.resilience.timeline import belongs, leaving_out, may_be_abandoned
 from megatrain.resilience.waiting import Waits, timed_waits
 from megatrain.resilience.watchdog import Phase, Watchdog
 from megatrain.state import Event, RunFolder, RunState
@@ -213,7 +213,7 @@ def _begin(
         on_purpose = config.checkpoint.restart_from_zero
         alike(lambda: require_not_lost(folder, progress, prepared.place, on_purpose=on_purpose), context)
     if records:  # a rollback that was cut off may have left some behind
-        store.forget(lambda stored: belongs(stored, records))
+        store.forget(lambda stored: belongs(stored, records), lambda step: may_be_abandoned(step, records))
     for damaged in found.damaged:
         log.event(Event.FAULT, state.step, f"checkpoint passed over: {damaged}")
     about = {

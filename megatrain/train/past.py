@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatrain.checkpoint.place import place_of_run
-from megatrain.checkpoint.read import Checkpoint, committed
+from megatrain.checkpoint.read import Checkpoint, newest_first
 from megatrain.config import Config, load_config
 from megatrain.data.listing import ListedSample, listed
 from megatrain.data.mixture import TokenMixture
@@ -73,7 +73,7 @@ def _newest(config: Config, folder: RunFolder) -> RunState:
     """The newest state that the run has saved, or that of a run that begins."""
     records = read_records(folder)
     place = place_of_run(folder, config.checkpoint.folder, config.checkpoint.staging)
-    for name in committed(place):
+    for name in newest_first(place):
         try:
             state = Checkpoint(name, place).manifest.state
         except FailedWork:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from megatrain.checkpoint.belonging import (
     require_whole,
 )
 from megatrain.checkpoint.commit import Identity
+from megatrain.checkpoint.manifest import MANIFEST
 from megatrain.checkpoint.place import LocalPlace, Place, place_of_run, require_reachable
-from megatrain.checkpoint.read import Checkpoint, committed
+from megatrain.checkpoint.read import Checkpoint, has_manifest, newest_first
 from megatrain.config import Config, Derived, derive
 from megatrain.data.mixture import TokenMixture, require_windows
 from megatrain.data.order import SampleOrder
@@ -109,15 +110,15 @@ def prepare_run(config: Config, world: int, rank: int = 0) -> Prepared:
         for tier in config.checkpoint.tiers:
             # On the nodes' own disks: this host may have none such, or not write there.
             _home("checkpoint.tiers: folder", Path(tier.folder))
-        existing = committed(place)
-        _check_room(folder, place, config, len(existing))
-        if existing:
-            _check_existing(place, existing, config, identity, fingerprint)
+        newest = next(newest_first(place), None)
+        _check_room(folder, place, config, begun=newest is not None)
+        if newest is not None:
+            _check_existing(place, config, identity, fingerprint)
         elif not config.checkpoint.tiers:  # of which this host may see none
             require_not_lost(
                 folder, read_progress(folder), place, on_purpose=config.checkpoint.restart_from_zero
             )
-        if not existing and config.checkpoint.load_weights_from is not None:
+        if newest is None and config.checkpoint.load_weights_from is not None:
             _check_weights(config.checkpoint.load_weights_from, identity)
     return Prepared(
         derived,
@@ -194,32 +195,31 @@ def _check_own_files(folder: RunFolder) -> None:
         require(not path.exists() or os.access(path, os.W_OK), f"{path}: cannot be written; make it writable")
     for home in (folder.logs, folder.heartbeats, folder.control):
         require(home.is_dir() or not home.exists(), f"{home}: is a file where a folder belongs; remove it")
-    try:
-        read_records(folder)
+    read_records(folder)
+    with suppress(FailedWork):  # damaged: `take_lease` sees whether somebody still holds the run
         read_holder(folder)
-    except FailedWork as error:
-        raise UserError(str(error)) from None
 
 
 def _check_weights(source: str, identity: Identity) -> None:
     try:
-        checkpoint = Checkpoint(source)
-    except FailedWork as error:
-        raise UserError(
-            f"checkpoint.load_weights_from ({source}): no checkpoint there ({error}); "
-            "name a folder like RUN/checkpoints/step-00001000"
-        ) from None
+        there = has_manifest(source)
+    except OSError as error:
+        raise FailedWork(f"checkpoint.load_weights_from ({source}): {error.strerror or error}") from None
+    require(
+        there,
+        f"checkpoint.load_weights_from ({source}): no checkpoint there ({MANIFEST}); "
+        "name a folder like RUN/checkpoints/step-00001000",
+    )
+    checkpoint = Checkpoint(source)
     require_same_model(checkpoint, identity)
     require_whole(checkpoint, hashes=False)
 
 
-def _check_existing(
-    place: Place, names: Sequence[str], config: Config, identity: Identity, fingerprint: str
-) -> None:
+def _check_existing(place: Place, config: Config, identity: Identity, fingerprint: str) -> None:
     """The newest checkpoint with all its files belongs to this run. That there is none is told here where no
     other tier could have one."""
     damaged = []
-    for name in names:
+    for name in newest_first(place):
         try:
             checkpoint = Checkpoint(name, place)
         except FailedWork as error:
@@ -244,7 +244,7 @@ def _check_existing(
         raise FailedWork(none_whole(place, damaged))
 
 
-def _check_room(folder: RunFolder, place: Place, config: Config, existing: int) -> None:
+def _check_room(folder: RunFolder, place: Place, config: Config, *, begun: bool) -> None:
     """Folders that can be written, with room for one checkpoint more than are kept: a new one is whole before
     an old one goes."""
     writable("run.folder", folder.root)
@@ -254,7 +254,7 @@ def _check_room(folder: RunFolder, place: Place, config: Config, existing: int) 
     root = folder.root if config.checkpoint.folder is None else place.root
     home = writable(key, root)
     size = STATE_BYTES * count_parameters(config.model).total
-    wanted = size if existing else size * (config.checkpoint.keep + 1)
+    wanted = size if begun else size * (config.checkpoint.keep + 1)
     free = shutil.disk_usage(home).free
     require(
         free > wanted,

@@ -15,6 +15,7 @@ from megatrain.resilience.timeline import (
     belongs,
     fruitless,
     leaving_out,
+    may_be_abandoned,
     read_records,
     write_records,
 )
@@ -77,7 +78,7 @@ def roll_back(session: Session, state: RunState) -> RunState:
     # First what must outlive a crash: no later start takes these samples, or goes on from what came after.
     alike(lambda: _write(session, records), context)
     faults.point("rollback.recorded", rank=context.world.rank)
-    store.forget(lambda stored: belongs(stored, records))
+    store.forget(lambda stored: belongs(stored, records), lambda step: may_be_abandoned(step, [record]))
     session.engine.load(checkpoint)
     stored = checkpoint.manifest.state
     session.log.event(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,16 @@ from megatrain.checkpoint.manifest import (
     StoredBox,
     StoredTensor,
     read_manifest,
+    read_validation_loss,
+    sealed_text,
     write_manifest,
 )
 from megatrain.checkpoint.place import LocalPlace
+from megatrain.checkpoint.read import committed
+from megatrain.checkpoint.retention import remove_checkpoint
 from megatrain.checkpoint.storage import FileInfo
 from megatrain.errors import FailedWork, UserError
+from megatrain.records import OWN_HASH
 from megatrain.state import RunState
 
 STATE = RunState(
@@ -51,6 +57,12 @@ def test_a_manifest_comes_back(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [MANIFEST]
 
 
+def rewrite(path: Path, tree: dict[str, Any]) -> None:
+    """Store a changed manifest with the hash of what it has become."""
+    rest = {name: value for name, value in tree.items() if name != OWN_HASH}
+    path.write_bytes(sealed_text(json.dumps(rest)[:-1].encode()))
+
+
 def put(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:
     def change(tree: dict[str, Any]) -> None:
         *outer, last = path
@@ -62,6 +74,7 @@ def put(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:
 
 
 W = ("tensors", "weights/w")
+W_TREE = {"shape": [4, 2], "dtype": "F32", "boxes": [[[0, 0], [4, 2], 0]]}
 CRAFTED = {
     "another format": put("format", value="zip"),
     "no version": put("version", value=None),
@@ -99,18 +112,91 @@ CRAFTED = {
     "state with half a range": put("state", "skipped", value=[[1]]),
     "loss is text": put("loss", value="low"),
     "model is a number": put("model", value=3),
+    "model is a list of pairs": put("model", value=[["dim", 4]]),
+    "tokenizer is a list": put("tokenizer", value=[]),
+    "a control character in a text": put("created", value="\x1b[2J"),
+    "a number that no float holds": put("loss", value=10**400),
+    "one more key": put("losses", value=1),
+    "samples below zero": put("state", "consumed_samples", value=-8),
+    "samples as a float": put("state", "consumed_samples", value=1e25),
+    "more samples than can be": put("state", "consumed_samples", value=10**25),
+    "a step below zero": put("state", "step", value=-3),
+    "more updates than steps": put("state", "optimizer_step", value=4),
+    "an attempt below zero": put("state", "attempt", value=-1),
+    "ranges out of order": put("state", "skipped", value=[[12, 16], [4, 8]]),
+    "ranges that overlap": put("state", "skipped", value=[[4, 8], [6, 9]]),
+    "an empty range": put("state", "skipped", value=[[4, 4]]),
+    "a range below zero": put("state", "skipped", value=[[-4, 4]]),
+    "a range by fractions": put("state", "skipped", value=[[0.5, 4]]),
+    "a window that no float holds": put("state", "window", value=[[10**400, 1]]),
+    "a moment with another name": put("tensors", "exp_avg/v", value={**W_TREE}),
 }
 
 
 @pytest.mark.parametrize("name", CRAFTED)
 def test_crafted(name: str, tmp_path: Path) -> None:
+    """Also where its own hash is right, and in version 2, which has none."""
     write_manifest(LocalPlace(tmp_path.parent), tmp_path.name, SOUND)
     tree = copy.deepcopy(json.loads((tmp_path / MANIFEST).read_text()))
     CRAFTED[name](tree)
-    (tmp_path / MANIFEST).write_text(json.dumps(tree))
-    with pytest.raises(FailedWork) as caught:
-        read_manifest(LocalPlace(tmp_path.parent), tmp_path.name)
-    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+    old = {key: value for key, value in tree.items() if key != OWN_HASH}
+    texts = [json.dumps({**old, "version": 2} if tree["version"] else old)]
+    if name != "a moment with another name":  # for a hash says more than a guess
+        rewrite(tmp_path / MANIFEST, tree)
+        texts.append((tmp_path / MANIFEST).read_text())
+    for text in texts:
+        (tmp_path / MANIFEST).write_text(text)
+        with pytest.raises(FailedWork) as caught:
+            read_manifest(LocalPlace(tmp_path.parent), tmp_path.name)
+        assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+def test_no_flipped_bit_is_accepted(tmp_path: Path) -> None:
+    """Wherever it is: in the version, which must not switch the comparison off, or in the hash itself. What a
+    newer version says counts where its hash is right."""
+    place, name = LocalPlace(tmp_path), "step-00000003"
+    (tmp_path / name).mkdir()
+    write_manifest(place, name, SOUND)
+    path = tmp_path / name / MANIFEST
+    sound = path.read_bytes()
+    assert read_manifest(place, name) == SOUND and read_validation_loss(place, name) is None
+    version = sound.index(b'"version":3') + 10
+    chosen = [(at, at % 8) for at in range(0, len(sound), 3)]
+    chosen += [(at, bit) for bit in range(8) for at in (version, *range(len(sound) - 52, len(sound)))]
+    for at, bit in chosen:
+        path.write_bytes(sound[:at] + bytes([sound[at] ^ 1 << bit]) + sound[at + 1 :])
+        for read in (read_manifest, read_validation_loss):
+            with pytest.raises(FailedWork, match="not a sound manifest") as caught:
+                read(place, name)
+            assert "\n" not in str(caught.value)
+
+
+def test_the_folder_is_named_after_the_step(tmp_path: Path) -> None:
+    """A copy under another step's name would shift all that follows; other names say nothing."""
+    place = LocalPlace(tmp_path)
+    for name in ("step-00000003", "step-3", "best"):
+        write_manifest(place, name, SOUND)
+        assert read_manifest(place, name).state.step == 3
+    write_manifest(place, "step-00000004", SOUND)
+    for read in (read_manifest, read_validation_loss):
+        with pytest.raises(FailedWork, match="it is of step 3, its folder is step-00000004"):
+            read(place, "step-00000004")
+
+
+def test_only_ascii_digits_name_a_checkpoint(tmp_path: Path) -> None:
+    place = LocalPlace(tmp_path)
+    for name in ("step-00000003", "step-²", "step-٣", "step--3", "step-3 ", "step-", "step-3.old", "Step-3"):
+        write_manifest(place, name, SOUND)
+    os.mkfifo(tmp_path / "step-00000009")
+    (tmp_path / "step-00000008" / MANIFEST).mkdir(parents=True)
+    (tmp_path / "step-00000007").mkdir()
+    os.mkfifo(tmp_path / "step-00000007" / MANIFEST)
+    assert committed(place) == ["step-00000003"]
+    for name in ("step-00000007", "step-00000008"):
+        with pytest.raises(FailedWork, match="is not a regular file"):
+            read_manifest(place, name)
+        remove_checkpoint(place, name)
+    assert not (tmp_path / "step-00000008").exists()
 
 
 def test_torn_and_foreign_texts(tmp_path: Path) -> None:
@@ -134,6 +220,6 @@ def test_newer_versions_ask_for_an_upgrade(tmp_path: Path) -> None:
         write_manifest(LocalPlace(tmp_path.parent), tmp_path.name, SOUND)
         tree = json.loads((tmp_path / MANIFEST).read_text())
         change(tree)
-        (tmp_path / MANIFEST).write_text(json.dumps(tree))
+        rewrite(tmp_path / MANIFEST, tree)
         with pytest.raises(UserError, match="version 99 is newer than this megatrain reads"):
             read_manifest(LocalPlace(tmp_path.parent), tmp_path.name)

@@ -12,10 +12,12 @@ from typing import Any, NoReturn
 import pytest
 import yaml
 
+from megatrain.checkpoint.manifest import sealed_text
 from megatrain.cli.main import main
 from megatrain.cluster import supervisor
 from megatrain.config import ModelConfig
 from megatrain.data.tokenizer import Tokenizer
+from megatrain.records import OWN_HASH
 from tests.distributed.corpus import BASE
 from tests.distributed.corpus import corpus as corpus  # a fixture
 from tests.export.conftest import write_checkpoint
@@ -116,4 +118,6 @@ def flip_byte(path: Path, at: int | None = None) -> None:
 def edit_manifest(checkpoint: Path, **changes: Any) -> None:
     """Change top-level entries of a checkpoint's manifest."""
     path = checkpoint / "MANIFEST.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    tree = json.loads(path.read_text()) | changes
+    tree.pop(OWN_HASH)
+    path.write_bytes(sealed_text(json.dumps(tree)[:-1].encode()))

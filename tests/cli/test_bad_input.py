@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Call, Scene, flip_byte
+from tests.cli.conftest import Call, Scene, edit_manifest, flip_byte
 from tests.distributed.corpus import curve, events, make_corpus
 from tests.distributed.ranks import run_ranks
 
@@ -68,13 +68,13 @@ def newer_dataset(scene: Scene) -> None:
 
 
 def newer_checkpoint(scene: Scene) -> None:
-    edit_json(scene.checkpoint() / "MANIFEST.json", version=99)
+    edit_manifest(scene.checkpoint(), version=99)
 
 
 def newer_state(scene: Scene) -> None:
-    manifest = scene.checkpoint() / "MANIFEST.json"
-    state = json.loads(manifest.read_text())["state"]
-    edit_json(manifest, state={**state, "version": 99})
+    folder = scene.checkpoint()
+    state = json.loads((folder / "MANIFEST.json").read_text())["state"]
+    edit_manifest(folder, state={**state, "version": 99})
 
 
 def another_model(scene: Scene) -> None:

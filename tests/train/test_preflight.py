@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 from collections import namedtuple
@@ -12,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from megatrain.checkpoint.belonging import require_whole
-from megatrain.checkpoint.manifest import Manifest, write_manifest
+from megatrain.checkpoint.manifest import SEAL_BYTES, Manifest, read_manifest, sealed_text, write_manifest
 from megatrain.checkpoint.place import LocalPlace
 from megatrain.checkpoint.read import Checkpoint
+from megatrain.checkpoint.storage import FileInfo
 from megatrain.data.tokenizer import MODEL_FILE, Tokenizer, save_tokenizer
 from megatrain.errors import FailedWork, UserError
 from megatrain.parallel.collectives import alike
@@ -148,7 +148,8 @@ def test_a_run_folder_of_another_run(corpus: Path, tmp_path: Path) -> None:
     weighted = f"data.sources=[{{path: '{corpus}', name: prose, weight: 1}}]"
     refused("trained on other data", run_config(corpus, run, weighted))
     manifest = next(run.glob("checkpoints/*/MANIFEST.json"))
-    manifest.write_text(manifest.read_text().replace('"version":2', '"version":9', 1))
+    newer = manifest.read_bytes()[:-SEAL_BYTES].replace(b'"version":3', b'"version":9', 1)
+    manifest.write_bytes(sealed_text(newer))
     refused("version 9 is newer than this megatrain reads", run_config(corpus, run))
 
 
@@ -157,17 +158,19 @@ def test_damage_is_told_before_a_launch(corpus: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     commit(run, corpus)
     (manifest,) = run.glob("checkpoints/*/MANIFEST.json")
-    sound = manifest.read_text()
+    place = LocalPlace(manifest.parent.parent)
+    sound = read_manifest(place, "step-00000003")
     manifest.write_text("{")
     config = run_config(corpus, run)
     refused(r"no checkpoint is whole \(step-00000003: .*; restore one", config, kind=FailedWork)
     prepare_run(run_config(corpus, run, f"checkpoint.tiers=[{{folder: {tmp_path}/near, every: 1}}]"), 1)
-    file = {"name": "a.safetensors", "bytes": 5, "xxh3": "0" * 32}
-    manifest.write_text(json.dumps({**json.loads(sound), "files": [file]}))
+    with_file = dataclasses.replace(sound, files=(FileInfo("a.safetensors", 5, "0" * 32),))
+    write_manifest(place, "step-00000003", with_file)
     refused(r"no checkpoint is whole \(step-00000003: a\.safetensors", config, kind=FailedWork)
-    older = manifest.parent.with_name("step-00000002")
-    shutil.copytree(manifest.parent, older)
-    (older / "MANIFEST.json").write_text(sound)
+    write_manifest(place, "step-00000002", sound)
+    refused(r"its folder is step-00000002", config, kind=FailedWork)
+    older = dataclasses.replace(sound, state=dataclasses.replace(sound.state, step=2))
+    write_manifest(place, "step-00000002", older)
     refused(r"step-00000002 is of another model", run_config(corpus, run, "model.dim=32"))
     prepare_run(config, 1)
 
@@ -177,8 +180,10 @@ def test_weights_of_a_damaged_checkpoint_are_not_begun_with(corpus: Path, tmp_pa
     (manifest,) = (tmp_path / "old").glob("checkpoints/*/MANIFEST.json")
     source = f"checkpoint.load_weights_from={manifest.parent}"
     prepare_run(run_config(corpus, tmp_path / "new", source), 1)
-    file = {"name": "a.safetensors", "bytes": 5, "xxh3": "0" * 32}
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "files": [file]}))
+    place = LocalPlace(manifest.parent.parent)
+    file = FileInfo("a.safetensors", 5, "0" * 32)
+    sound = dataclasses.replace(read_manifest(place, "step-00000003"), files=(file,))
+    write_manifest(place, "step-00000003", sound)
     (manifest.parent / "a.safetensors").write_bytes(b"1234")
     refused(r"damaged: a\.safetensors", run_config(corpus, tmp_path / "new", source), kind=FailedWork)
     (manifest.parent / "a.safetensors").write_bytes(b"12345")
@@ -186,6 +191,10 @@ def test_weights_of_a_damaged_checkpoint_are_not_begun_with(corpus: Path, tmp_pa
     checkpoint = Checkpoint(str(manifest.parent))
     with pytest.raises(FailedWork, match=r"a\.safetensors: hash differs .*; name another"):
         require_whole(checkpoint, hashes=True)
+    manifest.write_bytes(manifest.read_bytes()[1:])
+    refused(r"not a sound manifest", run_config(corpus, tmp_path / "new", source), kind=FailedWork)
+    manifest.unlink()
+    refused(r"load_weights_from .*: no checkpoint there", run_config(corpus, tmp_path / "new", source))
 
 
 def test_a_tier_may_lie_on_disks_that_this_host_has_not(
