@@ -25,6 +25,7 @@ from data_tools.stages import Workshop
 from data_tools.verify import faults
 from megatrain.data.manifest import Manifest, read_manifest, splits_in
 from megatrain.errors import FailedWork, UserError, require
+from megatrain.output import say
 from megatrain.settings import expanded
 
 
@@ -135,13 +136,13 @@ def main(arguments: Sequence[str]) -> int:
             raise UserError(str(error)) from None
         print(summary(prepare(load_config(config_path, overrides))))
     except (UserError, FailedWork) as error:
-        print(f"megatrain: {error}", file=sys.stderr)
+        say(f"megatrain: {error}")
         return error.exit_code
     except (KeyboardInterrupt, Exception) as error:
         # An extension module that is interrupted while it is imported makes another error of it.
         if KeyboardInterrupt not in (type(error), type(error.__cause__)):
             raise
-        print("megatrain: interrupted; run the same command again to go on", file=sys.stderr)
+        say("megatrain: interrupted; run the same command again to go on")
         return 130
     return 0
 

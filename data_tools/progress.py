@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import TextIO, TypeVar
 
 _Item = TypeVar("_Item")
@@ -19,7 +20,12 @@ class Progress:
 
     def note(self, text: str) -> None:
         """A line that stays."""
-        print(("\r\x1b[K" if self._on_terminal else "") + text, file=self._out, flush=True)
+        self._print(("\r\x1b[K" if self._on_terminal else "") + text + "\n")
+
+    def _print(self, text: str) -> None:
+        with suppress(OSError, ValueError):  # nobody reads it any more, or its disk is full: the work is not
+            self._out.write(text)
+            self._out.flush()
 
     def track(self, label: str, items: Iterable[_Item], total: int) -> Iterator[_Item]:
         """The items, with their count shown as they pass."""
@@ -31,10 +37,5 @@ class Progress:
             if (now := time.monotonic()) - shown >= every:
                 shown = now
                 line = f"{label}: {count:,}/{total:,}"
-                print(
-                    f"\r\x1b[K{line}" if self._on_terminal else line,
-                    end="" if self._on_terminal else "\n",
-                    file=self._out,
-                    flush=True,
-                )
+                self._print(f"\r\x1b[K{line}" if self._on_terminal else f"{line}\n")
         self.note(f"{label}: {count:,} in {time.monotonic() - began:.1f} s")

@@ -25,6 +25,7 @@ from data_tools.config import DataConfig
 from megatrain import faults
 from megatrain.durable import hash_file, sync_folder, write_durably
 from megatrain.errors import FailedWork, UserError
+from megatrain.output import say
 from megatrain.records import check_seal, parse_record, read_file, write_sealed
 
 RESULT = "result.json"
@@ -212,7 +213,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         run((str(stage), number))
     except (UserError, FailedWork) as error:
-        print(f"megatrain: {error}", file=sys.stderr)
+        say(f"megatrain: {error}")
         tree = {"user": isinstance(error, UserError), "message": str(error)}
         write_durably(stage / f"{number:05d}.error", json.dumps(tree).encode())
         return error.exit_code

@@ -14,10 +14,10 @@ GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO)
 FAILURES = (OSError, ValueError)  # the latter of a stream that was closed
 
 
-def say(text: str) -> None:
-    """Print a line on standard error, if that is possible."""
+def say(text: str, to: TextIO | None = None) -> None:
+    """Print a line on standard error, or another stream, if that is possible."""
     with suppress(*FAILURES):
-        print(text, file=sys.stderr, flush=True)
+        print(text, file=sys.stderr if to is None else to, flush=True)
 
 
 class Guarded:
@@ -56,22 +56,57 @@ class Guarded:
         return getattr(self._stream, name)
 
 
+class Noted(Guarded):
+    """A text stream that remembers by what a write to it failed; the error is raised all the same."""
+
+    error: OSError | ValueError | None = None
+
+    def _lose(self, error: OSError | ValueError) -> None:
+        self.error = self.error or error
+        raise error
+
+
+@contextmanager
+def noted_output() -> Iterator[Noted]:
+    """Note whether standard output, whose lines are the result of the program, has taken them."""
+    before = sys.stdout
+    with open(os.devnull, "w") as nowhere:
+        noted = Noted(before or nowhere, "standard output")
+        sys.stdout = cast(TextIO, noted)
+        try:
+            yield noted
+        finally:
+            sys.stdout = before
+            if failure(before) is not None:
+                discard(before)
+
+
 @contextmanager
 def guarded(*, out: bool) -> Iterator[None]:
     """Guard standard error, and with `out` also standard output, whose lines are then not the result of the
     program; at the end nothing is left that the interpreter could fail to write."""
     before = sys.stdout, sys.stderr
-    if sys.stderr is not None:
-        sys.stderr = cast(TextIO, Guarded(sys.stderr, "standard error"))
-    if out and sys.stdout is not None:
-        sys.stdout = cast(TextIO, Guarded(sys.stdout, "standard output"))
-    try:
-        yield
-    finally:
-        sys.stdout, sys.stderr = before
-        for stream in before if out else before[1:]:
-            if failure(stream) is not None:
-                discard(stream)
+    with open(os.devnull, "w") as nowhere:  # for streams that were closed when the program began: None
+        sys.stderr = cast(TextIO, Guarded(sys.stderr or nowhere, "standard error"))
+        if out:
+            # Not that of `noted_output`: what is lost here is no result.
+            sys.stdout = cast(TextIO, Guarded(_own(sys.stdout) or nowhere, "standard output"))
+        try:
+            yield
+        finally:
+            _end(before, out=out)
+
+
+def _end(before: tuple[TextIO, TextIO], *, out: bool) -> None:
+    sys.stdout, sys.stderr = before
+    for stream in before if out else before[1:]:
+        if failure(_own(stream)) is not None:
+            discard(_own(stream))
+
+
+def _own(stream: TextIO) -> TextIO:
+    """The stream without what `guarded` and `noted_output` have put around it."""
+    return _own(stream._stream) if isinstance(stream, Guarded) else stream
 
 
 def failure(stream: TextIO | None) -> OSError | ValueError | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatrain.errors import FailedWork, require
+from megatrain.output import guarded, say
 
 if TYPE_CHECKING:
     from megatrain.state import RunFolder
@@ -63,7 +64,8 @@ def train(arguments: argparse.Namespace) -> int:
     if config.cluster.hostfile is None:
         require_ranks_fit(world, "the run")
     _warn_of(prepare_run(config, world))  # what is wrong is said before any rank starts
-    return supervise(config, arguments.config.resolve(), arguments.overrides)
+    with guarded(out=True):  # what the run prints is no result
+        return supervise(config, arguments.config.resolve(), arguments.overrides)
 
 
 def submit(arguments: argparse.Namespace) -> int:
@@ -271,4 +273,4 @@ def _warn(damaged: tuple[str, ...]) -> None:
 
 def _note(text: str) -> None:
     """On stderr: nothing that makes the command fail."""
-    print(f"megatrain: {text}", file=sys.stderr)
+    say(f"megatrain: {text}")

@@ -6,16 +6,27 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import megatrain
 from megatrain.cli import checkpoints, commands, data_arguments
 from megatrain.cli.parser import Parser, Run, Verbs, command, config_arguments, group, size
 from megatrain.errors import FailedWork, UserError
+from megatrain.output import Noted, guarded, noted_output, open_standard_files, reason
 from megatrain.settings.paths import path, path_text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 failed, 2 wrong call or input, 75 preempted and saved, 130 interrupted."""
+    open_standard_files()
+    with guarded(out=False), noted_output() as output:
+        try:
+            return _printed(_run(arguments, output), output)
+        except SystemExit as error:  # of argparse, which has said why
+            raise SystemExit(_printed(error.code if isinstance(error.code, int) else 2, output)) from None
+
+
+def _run(arguments: Sequence[str] | None, output: Noted) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     parsed = _parse(arguments)
     run: Run = parsed.run
@@ -26,10 +37,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("megatrain: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return 0
     except OSError as error:  # a disk or a folder that fails where nobody looked before
+        if output.error is not None:
+            return FailedWork.exit_code  # `_printed` says so
         return _say(f"{error.filename or parsed.command}: {error.strerror or error}", FailedWork.exit_code)
+
+
+def _printed(code: int, output: Noted) -> int:
+    """The exit code of a command: what it found is not there where standard output did not take it."""
+    with suppress(OSError, ValueError):
+        output.flush()
+    error = output.error
+    if error is None:
+        return code
+    return _say(f"standard output: {reason(error)}; the result is incomplete", code or FailedWork.exit_code)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

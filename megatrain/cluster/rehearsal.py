@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from megatrain.config import Config, derive, parse_config, to_yaml
 from megatrain.errors import FailedWork, UserError, require
 from megatrain.faults import VARIABLE as FAULT_VARIABLE
 from megatrain.observe.history import read_metrics
+from megatrain.output import say
 from megatrain.state import RunFolder, step_of
 from megatrain.train.begun import settled
 from megatrain.train.main import PREEMPTED
@@ -299,7 +299,7 @@ def _output(run: RunFolder) -> Path:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say(text)
 
 
 # --- before the runs ---

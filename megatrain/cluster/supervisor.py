@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +25,7 @@ from megatrain.errors import FailedWork, UserError
 from megatrain.observe.lines import Furthest
 from megatrain.observe.metrics import event_record
 from megatrain.observe.sinks import LineFile
+from megatrain.output import say
 from megatrain.resilience.alerts import LIMIT_S, alert, message
 from megatrain.resilience.control import RENEW_S, Control, Failure
 from megatrain.resilience.lease import read_holder
@@ -75,7 +75,7 @@ def supervise(config: Config, config_path: Path, overrides: Sequence[str]) -> in
     while True:
         end = launch(config, config_path, overrides, hosts=_hosts(config))
         if end.code == PREEMPTED or (end.code is None and end.asked):
-            print("megatrain: stopped; the same command goes on from the newest checkpoint", file=sys.stderr)
+            say("megatrain: stopped; the same command goes on from the newest checkpoint")
             return PREEMPTED
         if end.code is not None:
             return end.code
@@ -184,6 +184,9 @@ def _wait(
             if time.monotonic() - renewed > RENEW_S:
                 control.renew()
                 renewed = time.monotonic()
+                if control.exit_code() not in (None, 0, PREEMPTED):
+                    # Rank 0 has failed and said so; others may wait for it in a collective.
+                    deadline = min(deadline, time.monotonic() + LEAVE_S)
             meanwhile()
             time.sleep(POLL_S)
         # A launcher that was killed leaves its ranks behind: they can still save.
@@ -271,14 +274,14 @@ def _hosts(config: Config) -> list[Host]:
         (left_out, "give no valid layout with the others"),
     ):
         if names:
-            print(f"megatrain: left out, they {why}: {', '.join(names)}", file=sys.stderr, flush=True)
+            say(f"megatrain: left out, they {why}: {', '.join(names)}")
     return chosen
 
 
 def _tell(config: Config, event: Event, step: int, cause: str, lease: str | None, **details: object) -> None:
     """On stderr, in the run's events where there is a run, and to whom the config names; on stderr alone
     where another attempt than the one with the key `lease` is running it."""
-    print(f"megatrain: {event.value} at step {step}: {cause}", file=sys.stderr, flush=True)
+    say(f"megatrain: {event.value} at step {step}: {cause}")
     folder = RunFolder(Path(config.run.folder))
     record = event_record(event, step, cause, details, time.time())
     if _is_elsewhere(folder, lease):

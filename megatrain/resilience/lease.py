@@ -14,7 +14,6 @@ import logging
 import math
 import os
 import socket
-import sys
 import threading
 import time
 import uuid
@@ -26,6 +25,7 @@ from pathlib import Path
 from megatrain.durable import write_durably
 from megatrain.errors import FailedWork, UserError
 from megatrain.observe.lines import is_count, tail
+from megatrain.output import say
 from megatrain.resilience.process import Process, this_process
 from megatrain.state import RunFolder
 
@@ -159,7 +159,7 @@ def take_lease(folder: RunFolder, lease_s: float) -> Lease:
         if found is not None and not told and not found.released:
             told = True
             who = f"attempt {found.attempt} on {found.host} holds {folder.root}"
-            print(f"megatrain: {who}: waiting for its end, up to {lease_s + GRACE_S:.0f} s", file=sys.stderr)
+            say(f"megatrain: {who}: waiting for its end, up to {lease_s + GRACE_S:.0f} s")
         if time.monotonic() > deadline:
             who = f"attempt {found.attempt}, process {found.process.pid} on {found.host}" if found else "?"
             raise UserError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -30,6 +31,7 @@ from megatrain.errors import FailedWork, UserError
 from megatrain.observe.log import RunLog
 from megatrain.observe.ranklog import open_rank_log
 from megatrain.observe.samples import open_sample_log
+from megatrain.output import say
 from megatrain.parallel.collectives import alike, broadcast_object, gather_objects
 from megatrain.parallel.context import ParallelContext
 from megatrain.resilience.control import Control
@@ -122,7 +124,7 @@ def _put_together(
     starts = read_starts(folder) if world.rank == 0 else Starts()  # an older run has its config.yaml alone
     told = alike(lambda: _write_config(folder, config, prepared, hold) if world.rank == 0 else "", context)
     if world.rank == 0:
-        print(told, flush=True)
+        say(told, sys.stdout)
     if care.selfcheck.enabled:
         _check_hardware(config, context, folder, log)
     engine = build_engine(config, prepared.derived, context)
