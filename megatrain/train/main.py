@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         return _rank(known.config, overrides, Control(known.control) if known.control is not None else None)
 
 
-def _rank(config: str, overrides: Sequence[str], control: Control | None) -> int:
+def _rank(config: Path, overrides: Sequence[str], control: Control | None) -> int:
     rank, _, _ = world_from_environment()
     if control is not None:
         control.enter(rank)
