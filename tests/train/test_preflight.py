@@ -77,7 +77,7 @@ def test_data_and_tokenizer(corpus: Path, tmp_path: Path) -> None:
     shutil.copytree(corpus, copy)
     shard = next((copy / "train").glob("*.arrow"))
     shard.write_bytes(shard.read_bytes()[:-8])
-    refused(rf"{shard}: shard cut short or changed", run_config(copy, run))
+    refused(rf"{shard}: shard cut short or changed", run_config(copy, run), kind=FailedWork)
     (copy / "tokenizer" / MODEL_FILE).write_bytes(b"torn")
     assert not run.exists()
 
