@@ -12,23 +12,43 @@ Ints = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 
 # The classes of characters, as bits.
-SPACE, WORD, UNSPACED, LETTER = 1, 2, 4, 8
-# First and last characters of scripts without spaces: Thai, Lao, Burmese, Khmer, kana, Bopomofo, Han.
-_UNSPACED_SCRIPTS = (
+SPACE, WORD, UNSPACED, LETTER, SYLLABLE, MARK, BRAHMIC, HAN = 1, 2, 4, 8, 16, 32, 64, 128
+# First and last characters of scripts of syllables: Tibetan, Ethiopic, Cherokee, Canadian, Vai, Hangul.
+_SYLLABIC_SCRIPTS = (
+    (0x0F40, 0x0FBC),
+    (0x1200, 0x139F),
+    (0x13A0, 0x167F),
+    (0xA500, 0xA63F),
+    (0xAB00, 0xAB2F),
+    (0xAB70, 0xABBF),
+    (0xAC00, 0xD7A3),
+)
+# What parts the syllables and clauses of Tibetan.
+_TIBETAN_SPACES = (0x0F0B, 0x0F0C, 0x0F0D, 0x0F0E, 0x0F0F, 0x0F11, 0x0F14)
+# The unspaced ones whose words are several letters: Thai, Lao, Burmese, Khmer, Tai and Javanese, Balinese.
+_BRAHMIC_SCRIPTS = (
     (0x0E00, 0x0EFF),
     (0x1000, 0x109F),
     (0x1780, 0x17FF),
+    (0x1950, 0x19DF),
+    (0x1A20, 0x1AAF),
+    (0x1B00, 0x1B7F),
+    (0xA980, 0xA9FF),
+    (0xAA60, 0xAADF),
+)
+_HAN_SCRIPT = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
+# First and last characters of scripts without spaces: those, kana, Bopomofo, Yi, Han.
+_UNSPACED_SCRIPTS = (
+    *_BRAHMIC_SCRIPTS,
+    *_HAN_SCRIPT,
     (0x3005, 0x3007),
     (0x3021, 0x3029),
     (0x3031, 0x312F),
     (0x31A0, 0x31BF),
     (0x31F0, 0x31FF),
-    (0x3400, 0x4DBF),
-    (0x4E00, 0x9FFF),
-    (0xF900, 0xFAFF),
+    (0xA000, 0xA4CF),
     (0xFF66, 0xFF9D),
     (0x1AFF0, 0x1B16F),
-    (0x20000, 0x3FFFF),
 )
 # The same for a regular expression, between brackets.
 UNSPACED_RANGES = "".join(f"{chr(first)}-{chr(last)}" for first, last in _UNSPACED_SCRIPTS)
@@ -75,14 +95,30 @@ class Words:
     @cached_property
     def with_letter(self) -> npt.NDArray[np.bool_]:
         """Which words have a letter [N]."""
+        return self.count_of(LETTER) > 0
+
+    def count_of(self, kind: int) -> Ints:
+        """How many characters of a class each word has [N]."""
         before = np.zeros(len(self.codes) + 1, np.int64)
-        np.cumsum((self.classes & LETTER) != 0, out=before[1:])
-        return before[self.ends] > before[self.starts]
+        np.cumsum((self.classes & kind) != 0, out=before[1:])
+        return before[self.ends] - before[self.starts]
 
     @cached_property
     def mostly_unspaced(self) -> bool:
         """Whether the text is to be read as Chinese is: most words are letters of a script without spaces."""
         return 2 * int(np.count_nonzero(self.unspaced)) > int(np.count_nonzero(self.spoken))
+
+    @cached_property
+    def mostly_brahmic(self) -> bool:
+        """Whether most unspaced letters are of scripts whose words are several letters, as Thai."""
+        found = int(np.count_nonzero(self.classes[self.starts] & BRAHMIC))
+        return 2 * found > int(np.count_nonzero(self.unspaced))
+
+    @cached_property
+    def mostly_han(self) -> bool:
+        """Whether nearly all unspaced letters are Han characters: Japanese has a third of kana and more."""
+        found = int(np.count_nonzero(self.classes[self.starts] & HAN))
+        return 10 * found > 9 * int(np.count_nonzero(self.unspaced))
 
     @cached_property
     def hashes(self) -> Hashes:
@@ -168,13 +204,24 @@ def _classes() -> npt.NDArray[np.uint8]:
     characters = list(map(chr, range(_ASSIGNED)))
     alphanumeric = np.fromiter(map(str.isalnum, characters), bool, _ASSIGNED)
     mark = np.fromiter((unicodedata.category(c)[0] == "M" for c in characters), bool, _ASSIGNED)
-    unspaced = np.zeros(_ASSIGNED, bool)
-    for first, last in _UNSPACED_SCRIPTS:
-        unspaced[first : last + 1] = True
+    unspaced = _within(_UNSPACED_SCRIPTS)
     known[(alphanumeric | mark) & ~unspaced] = WORD
     known[ord("_")] = WORD
     known[alphanumeric & unspaced] = UNSPACED
     known[np.fromiter(map(str.isspace, characters), bool, _ASSIGNED)] |= SPACE
     known[np.fromiter(map(str.isalpha, characters), bool, _ASSIGNED)] |= LETTER
+    known[list(_TIBETAN_SPACES)] = SPACE
+    known[alphanumeric & _within(_SYLLABIC_SCRIPTS)] |= SYLLABLE
+    known[alphanumeric & _within(_BRAHMIC_SCRIPTS)] |= BRAHMIC
+    known[alphanumeric & _within(_HAN_SCRIPT)] |= HAN
+    known[mark] |= MARK
     table.flags.writeable = False
     return table
+
+
+def _within(scripts: Sequence[tuple[int, int]]) -> npt.NDArray[np.bool_]:
+    """Which characters are between the first and last ones of some scripts [_ASSIGNED]."""
+    found = np.zeros(_ASSIGNED, bool)
+    for first, last in scripts:
+        found[first : last + 1] = True
+    return found

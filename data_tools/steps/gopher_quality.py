@@ -1,5 +1,6 @@
 """Drops documents that are no prose: the quality rules of Gopher."""
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Annotated
@@ -10,10 +11,13 @@ from pydantic import Field, field_validator
 from data_tools.analysis import Analysis, analyse
 from data_tools.document import Document, Drop, Step
 from data_tools.sections import Count, Section, Share
-from data_tools.words import Hashes, hash_words, split_words
+from data_tools.words import MARK, SYLLABLE, Hashes, Words, hash_words, split_words
 
-_BULLETS = ("•", "-", "●", "◆", "■", "※", "·")
-_ELLIPSES = ("...", "…")
+_BULLETS = ("-", "ㅇ ", *"•●◆■※·・･○◎◇□▪▫◦‣⁃▶►★☆❖➢➤")  # "ㅇ": a Korean list.
+_ELLIPSES = ("...", "…", "⋯", "。。。", "．．．", "・・・")
+_ELLIPSIS = re.compile(r"\.\.\.|……?|⋯⋯?|。{3,}|．{3,}|・{3,}")  # The Chinese one is written as two.
+_LATIN = re.compile("[A-Za-z\u00c0-\u024f\u1e00-\u1eff]")
+_SAMPLE = 2000
 Number = Annotated[float, Field(ge=0)]
 
 
@@ -21,9 +25,11 @@ class GopherQuality(Section):
     """Rae et al. 2021 (Gopher, arXiv:2112.11446), section A.1.1; the defaults are its thresholds.
 
     null leaves a rule out. A word is what stands between spaces, in scripts without spaces a letter; the mean
-    length is that of the spaced words, and not asked where most words are unspaced letters. Stop words are
-    those of the document's language ("language" in its metadata); without one, "zh" where most words are
-    unspaced letters, and "en" elsewhere. A language without a list is not asked for stop words.
+    length is that of the spaced words, and not asked where most words are unspaced letters. A syllable of
+    Hangul, Ethiopic or Tibetan counts as two letters for the least mean length, and vowel signs and other
+    marks do not count for the greatest. Stop words are those of the document's language ("language" in its
+    metadata); without one, "zh" where most words are Han characters, and "en" where most letters are Latin.
+    A language without a list is not asked for stop words.
     """
 
     min_words: Count | None = 50
@@ -64,7 +70,7 @@ class GopherQuality(Section):
 
 def _step(rules: GopherQuality, stop_words: Mapping[str, Hashes], document: Document) -> Document | Drop:
     analysis = analyse(document.text)
-    language = document.metadata.get("language") or ("zh" if analysis.words.mostly_unspaced else "en")
+    language = document.metadata.get("language") or _by_script(analysis)
     return (
         _words(rules, analysis)
         or _symbols(rules, analysis)
@@ -73,6 +79,14 @@ def _step(rules: GopherQuality, stop_words: Mapping[str, Hashes], document: Docu
         or _stop_words(rules, analysis, stop_words.get(language))
         or document
     )
+
+
+def _by_script(analysis: Analysis) -> str | None:
+    """The language whose stop words are asked for where none is named; None in other scripts."""
+    if analysis.words.mostly_unspaced:
+        return "zh" if analysis.words.mostly_han else None
+    sample = analysis.text[:_SAMPLE]
+    return "en" if 2 * len(_LATIN.findall(sample)) >= sum(map(str.isalpha, sample)) else None
 
 
 def _words(rules: GopherQuality, analysis: Analysis) -> Drop | None:
@@ -84,10 +98,18 @@ def _words(rules: GopherQuality, analysis: Analysis) -> Drop | None:
         return Drop("gopher_quality.too_many_words", f"{count} words")
     if words.mostly_unspaced:
         return None
-    mean = float(words.lengths[words.spoken & ~words.unspaced].mean())
-    if (rules.min_mean_word_length is not None and mean < rules.min_mean_word_length) or (
-        rules.max_mean_word_length is not None and mean > rules.max_mean_word_length
+    return _mean_length(rules, words)
+
+
+def _mean_length(rules: GopherQuality, words: Words) -> Drop | None:
+    """The thresholds are made for alphabets: "등대는" has 3 syllables, 7 letters; "وَلَدٌ" 3 letters."""
+    asked = words.spoken & ~words.unspaced
+    short = float((words.lengths + words.count_of(SYLLABLE))[asked].mean())
+    long = float((words.lengths - words.count_of(MARK))[asked].mean())
+    if (rules.min_mean_word_length is not None and short < rules.min_mean_word_length) or (
+        rules.max_mean_word_length is not None and long > rules.max_mean_word_length
     ):
+        mean = float(words.lengths[asked].mean())
         return Drop("gopher_quality.mean_word_length", f"mean word length {mean:.2f}")
     return None
 
@@ -96,8 +118,9 @@ def _symbols(rules: GopherQuality, analysis: Analysis) -> Drop | None:
     text, most = analysis.text, rules.max_symbol_ratio
     if most is None:
         return None
-    ellipses = text.count("...") + text.count("…") - text.count("……")  # The Chinese one is written as two.
-    for name, count in ("hashes", text.count("#")), ("ellipses", ellipses):
+    ellipses = len(_ELLIPSIS.findall(text))
+    hashes = text.count("#") + text.count("＃")
+    for name, count in ("hashes", hashes), ("ellipses", ellipses):
         if count > most * len(analysis.words):
             return Drop("gopher_quality.symbol_ratio", f"{count} {name} to {len(analysis.words)} words")
     return None

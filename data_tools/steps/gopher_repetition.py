@@ -11,6 +11,7 @@ from data_tools.document import Document, Drop, Step
 from data_tools.ngrams import characters_in_copies, most_in_one_ngram, repeated_ngrams
 from data_tools.sections import Section, Share
 
+_BRAHMIC_WORDS = 2.0  # Times as many letters as a Chinese word: about 3.4, without vowel signs.
 Sizes = dict[Annotated[int, Field(ge=1, le=64)], Share]
 
 
@@ -19,8 +20,8 @@ class GopherRepetition(Section):
 
     Each is the largest share that a kept document has; null, or no size, leaves a rule out. "Characters" are
     characters of the whole text. In a text without spaces between words `characters_per_word` letters stand
-    for a word, so that a 5-gram is as long as in English. An n-gram that occurs once repeats nothing, however
-    short the text.
+    for a word (twice as many in Thai, Lao, Burmese and Khmer), so that a 5-gram is as long as in English. An
+    n-gram that occurs once repeats nothing, however short the text.
     """
 
     max_duplicate_lines: Share | None = 0.30
@@ -71,6 +72,8 @@ def _repeated_lines(rules: GopherRepetition, analysis: Analysis) -> Drop | None:
 def _repeated_ngrams(rules: GopherRepetition, analysis: Analysis) -> Drop | None:
     words = analysis.words
     scale = rules.characters_per_word if words.mostly_unspaced else 1.0
+    if words.mostly_unspaced and words.mostly_brahmic:
+        scale *= _BRAHMIC_WORDS
     top = {int(size * scale + 0.5): (size, most) for size, most in rules.max_top_ngram.items()}
     copied = {int(size * scale + 0.5): (size, most) for size, most in rules.max_duplicate_ngrams.items()}
     before = np.append(0, np.cumsum(words.lengths))

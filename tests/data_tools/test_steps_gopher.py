@@ -7,6 +7,7 @@ from data_tools.document import Drop
 from data_tools.steps.gopher_quality import GopherQuality
 from data_tools.steps.gopher_repetition import GopherRepetition
 from tests.data_tools.passages import CHINESE_PROSE, CLASSICAL_PROSE, ENGLISH_PROSE, reason, run
+from tests.data_tools.scripts import PROSE as PROSE_OF
 
 PROSE = [ENGLISH_PROSE, CHINESE_PROSE, CLASSICAL_PROSE]
 WORDS = "the lamp of a tower that had been dark and cold to all with no hope "
@@ -151,3 +152,40 @@ def test_a_chinese_ngram_is_as_long_as_its_words() -> None:
     assert reason(GopherRepetition(max_duplicate_ngrams=few).build(), text) is None
     by_letters = GopherRepetition(max_duplicate_ngrams=few, characters_per_word=1)
     assert reason(by_letters.build(), text) == "gopher_repetition.duplicate_5_gram"
+
+
+@pytest.mark.parametrize("language", PROSE_OF)
+def test_prose_of_any_script_stays_with_and_without_a_named_language(language: str) -> None:
+    """Syllables and marks are no letters, and English stop words are asked for in Latin script alone."""
+    text = PROSE_OF[language]
+    for rules in (GopherQuality(min_words=20), GopherRepetition()):
+        found = run(rules.build(), text, language=language)
+        assert not isinstance(found, Drop), found
+        found = run(rules.build(), text)
+        # Without the step `language` Vietnamese looks like English.
+        assert not isinstance(found, Drop) or language == "vi", found
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        ("mean_word_length", "그 저 이 것 수 "),
+        ("mean_word_length", "ب ت ث من "),
+        ("symbol_ratio", "등대는 꺼졌다。。。 "),
+        ("symbol_ratio", "灯塔又亮了⋯ "),
+        ("symbol_ratio", "＃등대 "),
+        ("bullet_lines", "ㅇ 등대는 십일 년 동안 꺼져 있었다\n"),
+        ("bullet_lines", "・灯台は十一年のあいだ消えたままだった\n"),
+        ("ellipsis_lines", "등대는 십일 년 동안 꺼져 있었던 것 같았는데 다시 불이 켜졌다고⋯\n"),
+    ],
+)
+def test_the_rules_work_in_other_scripts(rule: str, text: str) -> None:
+    assert reason(GopherQuality().build(), text * 60) == f"gopher_quality.{rule}"
+
+
+def test_a_thai_ngram_is_as_long_as_its_words() -> None:
+    text = PROSE_OF["th"].replace(" ", " ประเทศไทยนั้น", 6)
+    few = {4: 0.05}
+    assert reason(GopherRepetition(max_duplicate_ngrams=few).build(), text) is None
+    by_half = GopherRepetition(max_duplicate_ngrams=few, characters_per_word=1)
+    assert reason(by_half.build(), text) == "gopher_repetition.duplicate_4_gram"

@@ -11,6 +11,7 @@ from data_tools.document import Document, Drop
 from data_tools.steps.language import Language
 from megatrain.errors import UserError
 from tests.data_tools.passages import CHINESE_PROSE, CLASSICAL_PROSE, ENGLISH_PROSE, reason, run
+from tests.data_tools.scripts import PROSE, VOCALISED
 
 FRENCH = (
     "Le phare était éteint depuis onze ans quand le conseil décida de le rallumer, et nul ne sut pourquoi."
@@ -94,3 +95,41 @@ def test_a_model_that_is_none_is_named(tmp_path: Path) -> None:
         patch.setattr("data_tools.steps.language.find_spec", lambda _: None)
         with pytest.raises(UserError, match=r"lid\.176\.ftz"):
             Language().build()
+
+
+@pytest.mark.parametrize(
+    "text", [VERSE, "蜀高祖王建", "盤根植瀛渚，交幹橫倚天。", "銀河南渚帝城隅，帝輦平明出九衢。"]
+)
+def test_a_text_of_han_characters_alone_is_chinese(text: str) -> None:
+    found = run(Language(min_score=0).build(), text)
+    assert isinstance(found, Document) and found.metadata["language"] == "zh"
+
+
+@pytest.mark.parametrize("text", VOCALISED)
+def test_vowel_signs_do_not_hide_arabic(text: str) -> None:
+    assert reason(Language(keep=("ar",)).build(), text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("این یک متن فارسی است که برای آزمایش نوشته شده است.", "fa"),
+        ("سلام دنیا", "fa"),
+        ("یہ اردو زبان کا ایک جملہ ہے۔", "ur"),
+        ("ئەمە ڕستەیەکی کوردییە", "ckb"),
+        ("我哋今日去咗香港嘅書局", "yue"),
+        ("阿拉上海人辰光老早就来", "wuu"),
+        ("בְּרֵאשִׁית בָּרָא אֱלֹהִים", "he"),
+        ("Ｔｈｅ　ｌｉｇｈｔｈｏｕｓｅ ｗａｓ ｄａｒｋ ａｎｄ ｃｏｌｄ", "en"),
+        ("ﻛﺎﻥ ﺍﻟﺮﺟﻞ ﻳﻤﺸﻲ ﻓﻲ ﺍﻟﻄﺮﻳﻖ ﻭﺣﻴﺪﺍ", "ar"),
+    ],
+)
+def test_the_script_decides_only_where_it_can(text: str, language: str) -> None:
+    found = run(Language(min_score=0).build(), text)
+    assert isinstance(found, Document) and found.metadata["language"] == language
+
+
+@pytest.mark.parametrize("language", PROSE)
+def test_prose_in_many_scripts(language: str) -> None:
+    found = run(Language().build(), PROSE[language])
+    assert isinstance(found, Document) and found.metadata["language"] == language
