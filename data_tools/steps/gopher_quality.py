@@ -70,7 +70,7 @@ class GopherQuality(Section):
 
 def _step(rules: GopherQuality, stop_words: Mapping[str, Hashes], document: Document) -> Document | Drop:
     analysis = analyse(document.text)
-    language = document.metadata.get("language") or _by_script(analysis)
+    language = document.metadata.get("language") or _by_script(analysis) or ""
     return (
         _words(rules, analysis)
         or _symbols(rules, analysis)
