@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import stat
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import xxhash
 
@@ -21,6 +23,7 @@ from megatrain.durable import write_durably
 OWN_HASH = "own_xxh3"
 """The key of a record for the hash of all the rest of it."""
 MAX_BYTES = 1 << 30
+T = TypeVar("T")
 
 
 def read_file(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
@@ -78,6 +81,39 @@ def check_seal(record: Mapping[str, Any], *, required: bool) -> None:
             raise ValueError("its own hash is absent")
     elif record[OWN_HASH] != own_hash(record):
         raise ValueError("its own hash differs")
+
+
+def built(kind: type[T], tree: Mapping[str, Any], **made: Any) -> T:
+    """Return a dataclass whose fields are exactly the keys of a record, each of the field's type.
+
+    `made` has the values of fields that are more than a number, a text or a flag. Raises ValueError; a number
+    that is no JSON number of 64 bits is refused, too.
+    """
+    rest = {name: value for name, value in tree.items() if name != OWN_HASH}
+    types = {field.name: str(field.type) for field in fields(kind)}  # type: ignore[arg-type]
+    if rest.keys() != types.keys():
+        raise ValueError(f"its keys are {', '.join(sorted(rest))}"[:200])
+    for name, value in rest.items():
+        if name not in made and not _is_of(value, types[name]):
+            raise ValueError(f"{name} is {str(value)[:40]!r}")
+    return kind(**{**rest, **made})
+
+
+def _is_of(value: object, kind: str) -> bool:
+    if isinstance(value, bool):
+        return kind == "bool"
+    if isinstance(value, int):
+        return kind in ("int", "float") and abs(value) < 1 << 63
+    if isinstance(value, float):
+        return kind == "float" and math.isfinite(value)
+    return isinstance(value, str) and kind == "str"
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Return the record in a file that has a hash of its own. Raises OSError and ValueError."""
+    record = parse_record(read_file(path))
+    check_seal(record, required=True)
+    return record
 
 
 def write_sealed(path: Path, record: Mapping[str, Any]) -> None:

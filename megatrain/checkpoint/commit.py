@@ -126,7 +126,10 @@ class Committer:
         verdict: Note = {"late": any("late" in note for note in notes.values())}
         files = {rank: FileInfo(**note["file"]) for rank, note in notes.items() if "file" in note}
         if not errors:
-            reason = self._lost()
+            try:
+                reason = self._lost()
+            except OSError as error:
+                reason = f"whether this attempt still holds the run is not known: {error}"
             errors = [reason] if reason is not None else _bad_copies(notes)
         if not errors:
             verdict["manifest"] = self._manifest(facts, files)

@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatrain.records import built
+
 
 @dataclass(frozen=True)
 class Process:
@@ -24,6 +26,17 @@ class Process:
         if not self.world or self.world != ours.world:
             return False
         return _started(self.pid) != self.started
+
+
+def process_of(tree: object) -> Process:
+    """Return the process that a record names. Raises ValueError, also for numbers that mean more than one
+    process to `kill`."""
+    if not isinstance(tree, dict):
+        raise ValueError("process is no object")
+    process = built(Process, tree)
+    if process.pid < 1:
+        raise ValueError(f"pid is {process.pid}")
+    return process
 
 
 def this_process() -> Process:

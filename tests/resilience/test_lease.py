@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from megatrain.errors import FailedWork, UserError
+from megatrain.records import OWN_HASH, write_sealed
 from megatrain.resilience import lease as lease_module
 from megatrain.resilience import process as process_module
 from megatrain.resilience.lease import read_holder, take_lease
@@ -34,7 +35,7 @@ def held_elsewhere(folder: RunFolder, age_s: float) -> None:
     """As a rank of another machine left it, so many seconds ago."""
     tree = json.loads(folder.lease.read_text())
     tree |= {"process": dataclasses.asdict(ELSEWHERE), "released": False, "key": "theirs", "host": "far"}
-    folder.lease.write_text(json.dumps(tree))
+    write_sealed(folder.lease, tree)
     then = time.time() - age_s
     os.utime(folder.lease, (then, then))
 
@@ -95,7 +96,7 @@ def test_a_stale_attempt_knows_that_it_lost(folder: RunFolder) -> None:
     """It was cut off for longer than its lease, another attempt went on; its own renewals change nothing."""
     stale = take_lease(folder, 0.3)
     tree = json.loads(folder.lease.read_text())
-    folder.lease.write_text(json.dumps({**tree, "key": "newer", "attempt": 2, "host": "far"}))
+    write_sealed(folder.lease, {**tree, "key": "newer", "attempt": 2, "host": "far"})
     assert "attempt (1) lost its lease on the run, now held by attempt 2 on far" in str(stale.lost())
     time.sleep(0.4)
     stale.release()
@@ -146,13 +147,73 @@ def test_a_claim_whose_claimer_died_is_passed_over(folder: RunFolder) -> None:
 def test_what_is_no_lease(folder: RunFolder) -> None:
     take_lease(folder, 0.5).release()
     tree = json.loads(folder.lease.read_text())
-    folder.lease.write_text(json.dumps({**tree, "version": 9}))
+    write_sealed(folder.lease, {**tree, "version": 9})
     with pytest.raises(UserError, match="version 9 is newer"):
         read_holder(folder)
-    for text in ("{", "[]", '{"version": 1}', json.dumps({**tree, "more": 1})):
-        folder.lease.write_text(text)
-        with pytest.raises(FailedWork, match="remove it if no run is going on"):
+    old = {name: value for name, value in tree.items() if name != OWN_HASH} | {"version": 1}
+    process = old["process"]
+    for change in (
+        {"more": 1},
+        {"version": 2},
+        {"version": "1"},
+        {"attempt": "1"},
+        {"attempt": 0},
+        {"released": 0},
+        {"renewed": "now"},
+        {"process": []},
+        {"process": {**process, "pid": -1}},
+        {"process": {**process, "world": None}},
+    ):
+        folder.lease.write_text(json.dumps({**old, **change}))
+        with pytest.raises(FailedWork, match=r"lease\.json: damaged: "):
             read_holder(folder)
+    for text in ("{", "[]", '{"version": 1}', "[" * 9000):
+        folder.lease.write_text(text)
+        with pytest.raises(FailedWork, match=r"lease\.json: damaged: "):
+            read_holder(folder)
+    folder.lease.write_text(json.dumps(old))  # as a version before wrote it
+    holder = read_holder(folder)
+    assert holder is not None and holder.attempt == 1
+    folder.lease.unlink()
+    os.mkfifo(folder.lease)
+    with pytest.raises(FailedWork, match="is not a regular file"):
+        read_holder(folder)
+    folder.lease.unlink()
+    folder.lease.mkdir()
+    with pytest.raises(UserError, match="is a folder; remove it"):
+        take_lease(folder, 0.5)
+
+
+def test_a_damaged_lease_neither_ends_its_holder_nor_lets_two_run(folder: RunFolder) -> None:
+    """The holder, who claimed the highest number, writes it again; once a higher one is claimed it has
+    lost."""
+    lease = take_lease(folder, 0.6)
+    sound = folder.lease.read_bytes()
+    folder.lease.write_bytes(sound.replace(b'"attempt": 1', b'"attempt": 3'))
+    assert lease.lost() is None
+    with pytest.raises(UserError, match=rf"in use .*attempt 1, process {os.getpid()}"):
+        take_lease(folder, 0.6)
+    deadline = time.monotonic() + 30
+    while b'"attempt": 3' in folder.lease.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert read_holder(folder) is not None, "it was written again at the next renewal"
+    lease._ended.set()
+    lease._thread.join()
+    (folder.root / "attempts" / "00002").touch()
+    (folder.root / "attempts" / "²").touch()
+    folder.lease.write_bytes(sound[:-9])
+    assert "this attempt (1) lost its lease on the run, 2 was claimed since" in str(lease.lost())
+    lease.release()
+    assert folder.lease.read_bytes() == sound[:-9]
+
+
+def test_a_damaged_lease_of_a_run_that_ended_costs_neither_its_number_nor_its_name(folder: RunFolder) -> None:
+    first = take_lease(folder, 0.3)
+    first.release()
+    folder.lease.write_bytes(folder.lease.read_bytes()[:-30])
+    second = take_lease(folder, 0.3)
+    assert second.attempt == 2 and second.run == first.run and second.lost() is None
+    second.release()
 
 
 def test_processes() -> None:
@@ -192,8 +253,14 @@ def test_the_fence_reads_nothing_while_renewals_succeed_and_notices_every_other_
     now[0] += 61
     text = folder.lease.read_text()
     folder.lease.write_text("{")
-    with pytest.raises(OSError, match="cannot be read"):
+    lease.fence()  # damaged, and nobody has claimed a higher number
+    attempts = folder.root / "attempts"
+    attempts.rename(folder.root / "away")
+    attempts.touch()
+    with pytest.raises(OSError, match="Not a directory"):
         lease.fence()
+    attempts.unlink()
+    (folder.root / "away").rename(attempts)
     folder.lease.write_text(text)
     lease.fence()
     held_elsewhere(folder, 0)
