@@ -32,7 +32,7 @@ def read_file(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
     Raises OSError, also for a folder, FIFO, socket or device, and for a file above `max_bytes`.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "is not a regular file", str(path))
@@ -40,7 +40,10 @@ def read_file(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
             raise OSError(
                 errno.EFBIG, f"has {status.st_size:,} bytes, at most {max_bytes:,} are read", str(path)
             )
-        return file.read(max_bytes + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(max_bytes + 1)
+    finally:
+        os.close(descriptor)
 
 
 def parse_record(text: bytes | str) -> dict[str, Any]:

@@ -240,21 +240,16 @@ def generate(arguments: argparse.Namespace) -> int:
 
 def _baselines(folder: RunFolder) -> dict[str, float]:
     """Bits per byte of the model and the n-gram models that `evaluate --baselines` has found, if it ran."""
-    from megatrain.observe.lines import is_number
-    from megatrain.records import parse_record, read_file
+    from megatrain.observe.scores import read_scores
 
     for split in ("validation", "test"):
         path = folder.scores(split)
         if not path.exists():
             continue
         try:
-            results = parse_record(read_file(path))["results"]
-            found = {who: by_source["all"]["bits_per_byte"] for who, by_source in results.items()}
-            bits = {who: value for who, value in found.items() if value is not None}
-            if not all(map(is_number, bits.values())):
-                raise ValueError("bits_per_byte is no number")
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            _note(f"{path}: damaged ({error}); the picture is without it; evaluate again, or remove it")
+            bits = read_scores(path)
+        except FailedWork as error:
+            _note(f"{error}; the picture is without it")
             continue
         return {f"{who}, {split} split": float(value) for who, value in bits.items()}
     return {}

@@ -27,7 +27,7 @@ from megatrain.observe.metrics import event_record
 from megatrain.observe.sinks import LineFile
 from megatrain.output import say
 from megatrain.resilience.alerts import LIMIT_S, alert, message
-from megatrain.resilience.control import RENEW_S, Control, Failure
+from megatrain.resilience.control import RENEW_S, Control, Failure, read_bad_hosts
 from megatrain.resilience.lease import read_holder
 from megatrain.resilience.process import this_process
 from megatrain.state import Event, RunFolder
@@ -260,7 +260,7 @@ def _hosts(config: Config) -> list[Host]:
         return []
     hosts = read_hostfile(Path(config.cluster.hostfile))
     listed = RunFolder(Path(config.run.folder)).bad_hosts
-    bad = {name.partition(".")[0] for name in listed.read_text().split()} if listed.exists() else set()
+    bad = {name.partition(".")[0] for name in read_bad_hosts(RunFolder(Path(config.run.folder)))}
     wrong = [host.name for host in hosts if host.name.partition(".")[0] in bad]
     hosts = [host for host in hosts if host.name not in wrong]
     found = answering(hosts)

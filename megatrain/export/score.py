@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -19,14 +18,15 @@ from megatrain.data.documents import document_start, documents_of
 from megatrain.data.loader import sequential_batches
 from megatrain.data.mixture import Split, TokenMixture, require_windows
 from megatrain.data.tokenizer import Tokenizer
-from megatrain.durable import replacing
 from megatrain.errors import FailedWork, require
 from megatrain.evaluate.loss import ALL, HeldOut, Sums, as_records, evaluate_loss, summary
 from megatrain.evaluate.ngram import NgramModel
 from megatrain.export.generate import beyond, load_source
 from megatrain.export.source import Source, find_source
 from megatrain.model import LossSum
+from megatrain.observe.scores import VERSION
 from megatrain.parallel.context import ParallelContext
+from megatrain.records import write_sealed
 from megatrain.train.begun import with_start
 from megatrain.train.ranks import keep_memory
 
@@ -120,14 +120,14 @@ def score(
 
 
 def write_scores(scores: Scores, path: Path) -> None:
-    """Who → source → numbers, as JSON."""
+    """Write who → source → numbers as a record with a hash of its own; an export's card repeats them."""
     tree = {
+        "version": VERSION,
         "model": str(scores.source.folder),
         "split": scores.split,
         "results": {who: as_records(by_source) for who, by_source in scores.results.items()},
     }
-    with replacing(path) as file:
-        file.write(json.dumps(tree, indent=1, ensure_ascii=False).encode())
+    write_sealed(path, tree)
 
 
 def _baselines(

@@ -2,23 +2,25 @@
 
 Launchers between them hide exit codes and lose signals, and ranks may run on other hosts; a folder that all
 see needs neither. The supervisor asks (`preempt`, `end`); ranks tell that they live, what failed, and with
-which code rank 0 ended.
+which code rank 0 ended. Each file has a hash of its own: a process that a flipped bit names must not be
+killed.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from megatrain.durable import write_durably
-from megatrain.resilience.process import Process, this_process
+from megatrain.errors import FailedWork
+from megatrain.records import built, read_file, read_sealed, write_sealed
+from megatrain.resilience.process import Process, process_of, this_process
+from megatrain.state import RunFolder
 
 RENEW_S = 5.0
 POLL_S = 0.05
@@ -66,18 +68,20 @@ class Control:
         """The ranks that have begun and not ended, as far as they could say."""
         for path in sorted(self.folder.glob("rank-*")):
             with suppress(OSError, ValueError, TypeError):
-                yield int(path.name.removeprefix("rank-")), Process(**json.loads(path.read_text()))
+                yield int(path.name.removeprefix("rank-")), process_of(read_sealed(path))
 
     def exit_code(self) -> int | None:
         """Rank 0's, when it has ended by itself."""
         with suppress(OSError, ValueError):
-            return int((self.folder / "exit").read_text())
+            code = read_sealed(self.folder / "exit").get("code")
+            return code if type(code) is int else None
         return None
 
     def lease_key(self) -> str | None:
         """Of the lease that this launch took; None if it took none."""
         with suppress(OSError, ValueError):
-            return (self.folder / "lease").read_text()
+            key = read_sealed(self.folder / "lease").get("key")
+            return key if isinstance(key, str) else None
         return None
 
     def await_exit_code(self, most_s: float) -> None:
@@ -91,7 +95,7 @@ class Control:
         found = []
         for path in self.folder.glob("failure-*"):
             with suppress(OSError, ValueError, TypeError):
-                found.append(Failure(**json.loads(path.read_text())))
+                found.append(built(Failure, read_sealed(path)))
         return sorted(found, key=lambda failure: failure.unix)
 
     # --- a rank ---
@@ -110,7 +114,7 @@ class Control:
         """It has ended without a word, or cannot be seen any more."""
         path = self.folder / "supervisor"
         try:
-            process = Process(**json.loads(path.read_text()))
+            process = process_of(read_sealed(path))
             if process.has_ended():
                 return True
             return process.world != this_process().world and time.time() - path.stat().st_mtime > GONE_S
@@ -122,16 +126,30 @@ class Control:
     def hold(self, key: str) -> None:
         """Rank 0 has taken the run's lease, which has this key."""
         with suppress(OSError):
-            write_durably(self.folder / "lease", key.encode())
+            self._write("lease", {"key": key})
 
     def finish(self, code: int) -> None:
         """Rank 0's exit code."""
         with suppress(OSError):
-            write_durably(self.folder / "exit", str(code).encode())
+            self._write("exit", {"code": code})
 
     def fail(self, failure: Failure) -> None:
         with suppress(OSError):
             self._write(f"failure-{failure.rank:05d}", asdict(failure))
 
-    def _write(self, name: str, tree: object) -> None:
-        write_durably(self.folder / name, json.dumps(tree).encode())
+    def _write(self, name: str, tree: Mapping[str, object]) -> None:
+        write_sealed(self.folder / name, tree)
+
+
+def read_bad_hosts(folder: RunFolder) -> list[str]:
+    """Return the names in bad-hosts.txt, which a person may shorten; none where there is no file.
+
+    Raises FailedWork where it cannot be read: the run would start on hosts that compute wrongly.
+    """
+    try:
+        return read_file(folder.bad_hosts).decode("utf-8", "replace").split()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        what = error.strerror or error
+        raise FailedWork(f"{folder.bad_hosts}: cannot be read: {what}; remove or restore it") from None

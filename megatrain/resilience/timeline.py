@@ -7,16 +7,15 @@ of a time line that was given up, wherever it lies and whether or not somebody h
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from megatrain.data.skipped import covers, merged, sample
-from megatrain.durable import write_durably
 from megatrain.errors import FailedWork, UserError
-from megatrain.state import RunFolder, RunState
+from megatrain.records import OWN_HASH, check_seal, parse_record, read_file, write_sealed
+from megatrain.state import MOST, RunFolder, RunState
 
-VERSION = 1
+VERSION = 2  # with a hash of its own; 1, without one, is also what a person writes
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,13 @@ class LeftOut:
 
     def __post_init__(self) -> None:
         numbers = (self.first, self.last, *(n for n in (self.from_step, self.to_step) if n is not None))
-        if not all(type(number) is int for number in numbers) or not 0 <= self.first < self.last:
+        if (
+            not all(type(number) is int and 0 <= number < MOST for number in numbers)
+            or self.first >= self.last
+        ):
             raise ValueError(f"not a range of samples: {self.first}, {self.last}")
+        if type(self.cause) is not str:
+            raise ValueError("cause is no text")
 
 
 Records = tuple[LeftOut, ...]
@@ -43,29 +47,31 @@ Records = tuple[LeftOut, ...]
 def read_records(folder: RunFolder) -> Records:
     """In the order they were made; none where there is no file.
 
-    Raises UserError for a newer version, FailedWork for a file that is something else.
+    Raises UserError for a newer version, FailedWork for a file that is damaged or something else.
     """
     try:
-        tree = json.loads(folder.left_out.read_text(encoding="utf-8"))
-        if tree["version"] > VERSION:
-            raise UserError(
-                f"{folder.left_out}: version {tree['version']} is newer than this megatrain; upgrade"
-            )
+        tree = parse_record(read_file(folder.left_out))
+        version = tree.get("version")
+        if type(version) is not int or version < 1 or tree.keys() - {OWN_HASH} != {"version", "left_out"}:
+            raise ValueError(f"version {str(version)[:40]!r} with {', '.join(sorted(tree))}"[:200])
+        check_seal(tree, required=version > 1)
+        if version > VERSION:
+            raise UserError(f"{folder.left_out}: version {version} is newer than this megatrain; upgrade")
         return tuple(LeftOut(**one) for one in tree["left_out"])
     except FileNotFoundError:
         return ()
-    except (OSError, ValueError, TypeError, LookupError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise FailedWork(
             f"{folder.left_out}: cannot be read ({error}); without it the run would take samples that it "
-            "left out: mend it"
+            'left out: mend it (changed by hand: set "version" to 1 and remove own_xxh3)'
         ) from None
 
 
 def write_records(folder: RunFolder, records: Records) -> None:
     """When it returns, they outlive a crash. Raises FailedWork."""
-    tree = {"version": VERSION, "left_out": [asdict(one) for one in records]}
     try:
-        write_durably(folder.left_out, json.dumps(tree, indent=1).encode())
+        tree = {"version": VERSION, "left_out": [asdict(one) for one in records]}
+        write_sealed(folder.left_out, tree)
     except OSError as error:
         raise FailedWork(f"{folder.left_out}: cannot be written: {error.strerror or error}") from None
 

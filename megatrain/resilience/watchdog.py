@@ -30,6 +30,7 @@ from typing import Literal, TextIO
 import megatrain
 from megatrain.config import WatchdogConfig
 from megatrain.parallel import collectives
+from megatrain.records import built, parse_record, read_file
 from megatrain.resilience import waiting
 from megatrain.resilience.control import Control, Failure
 from megatrain.state import RunFolder
@@ -279,7 +280,7 @@ def read_heartbeats(folder: RunFolder, attempt: int) -> list[Heartbeat]:
     found = []
     for path in sorted(folder.heartbeats.glob("rank-*.json")):
         with suppress(OSError, ValueError, TypeError):
-            beat = Heartbeat(**json.loads(path.read_text()))
+            beat = built(Heartbeat, parse_record(read_file(path)))
             if beat.attempt == attempt:
                 found.append(beat)
     return found

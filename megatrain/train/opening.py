@@ -34,7 +34,7 @@ from megatrain.observe.samples import open_sample_log
 from megatrain.output import say
 from megatrain.parallel.collectives import alike, broadcast_object, gather_objects
 from megatrain.parallel.context import ParallelContext
-from megatrain.resilience.control import Control
+from megatrain.resilience.control import Control, read_bad_hosts
 from megatrain.resilience.process import age_s
 from megatrain.resilience.selfcheck import check_all
 from megatrain.resilience.signals import Wishes
@@ -297,7 +297,7 @@ def _check_hardware(config: Config, context: ParallelContext, folder: RunFolder,
     if settings.bad == "stop":
         raise FailedWork(f"hosts are wrong or slow: {names}; leave them out (resilience.selfcheck.bad)")
     if context.world.rank == 0:
-        known = folder.bad_hosts.read_text().split() if folder.bad_hosts.exists() else []
+        known = read_bad_hosts(folder)
         hosts = dict.fromkeys([*known, *(one.host for one in bad)])
         write_durably(folder.bad_hosts, "".join(f"{host}\n" for host in hosts).encode())
     raise RuntimeError(f"hosts are wrong or slow, the next start leaves them out: {names}")

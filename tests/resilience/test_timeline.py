@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from megatrain.data.skipped import sample, samples
 from megatrain.errors import FailedWork, UserError
+from megatrain.records import write_sealed
 from megatrain.resilience.timeline import (
     LeftOut,
     bad_samples,
@@ -83,6 +84,7 @@ def test_the_file(tmp_path: Path) -> None:
     records = (LeftOut(20, 30, 6, 3, "2 skipped"), LeftOut(1, 2))
     write_records(folder, records)
     assert read_records(folder) == records
+    sound = folder.left_out.read_text()
     for text in (
         "[]",
         "{}",
@@ -92,11 +94,22 @@ def test_the_file(tmp_path: Path) -> None:
         '{"version": 1, "left_out": [{"first": "3", "last": 9}]}',
         '{"version": 1, "left_out": [{"first": 3, "last": 9, "more": 1}]}',
         '{"version": 1, "left_out": [',
+        '{"version": "1", "left_out": []}',
+        '{"version": 1, "left_out": [], "more": 1}',
+        '{"version": 1, "left_out": [{"first": 3, "last": 9223372036854775808}]}',
+        '{"version": 1, "left_out": [{"first": 3, "last": 9, "to_step": -1}]}',
+        '{"version": 2, "left_out": []}',
+        '{"version": 9, "left_out": []}',
+        "[" * 9000,
+        sound.replace('"first": 20', '"first": 22'),
+        sound.replace('"version": 2', '"version": 1'),
     ):
         folder.left_out.write_text(text)
         with pytest.raises(FailedWork, match=r"skipped\.json: cannot be read .* mend it"):
             read_records(folder)
-    folder.left_out.write_text('{"version": 9, "left_out": []}')
+    folder.left_out.write_text('{"version": 1, "left_out": [{"first": 3, "last": 9}]}')
+    assert read_records(folder) == (LeftOut(3, 9),), "as a person writes it"
+    write_sealed(folder.left_out, {"version": 9, "left_out": []})
     with pytest.raises(UserError, match="version 9 is newer"):
         read_records(folder)
     with pytest.raises(FailedWork, match="cannot be written"):
