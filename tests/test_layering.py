@@ -33,6 +33,14 @@ DATA_TOOLS_USES = {"data", "faults", "errors", "durable", "output", "records", "
 HANDS_OVER_TO_DATA_TOOLS = "cli"
 
 FLOOR_OF = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
+OBJECT_COLLECTIVES = {
+    "all_gather_object",
+    "broadcast_object_list",
+    "gather_object",
+    "scatter_object_list",
+    "send_object_list",
+    "recv_object_list",
+}
 PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "shelve", "marshal", "joblib"}
 
 
@@ -128,6 +136,8 @@ def forbidden(node: ast.AST) -> str | None:
             return f"global {', '.join(names)}"
         case ast.Attribute(value=ast.Name(id="torch"), attr="load"):
             return "torch.load reads pickles"
+        case ast.Attribute(attr=str(name)) | ast.Name(id=str(name)) if name in OBJECT_COLLECTIVES:
+            return f"{name} of torch exchanges pickles; parallel/collectives.py exchanges JSON"
         case ast.Attribute(value=ast.Name(id="os"), attr="system" | "popen" as attr):
             return f"os.{attr} goes through a shell"
         case ast.keyword(arg="shell", value=ast.Constant(value=True)):
@@ -224,6 +234,8 @@ def test_the_test_of_floors_can_pass(tmp_path: Path, path: str, text: str) -> No
         "import pickle",
         "from pickle import loads",
         "torch.load(path)",
+        "dist.all_gather_object(values, value)",
+        "broadcast_object_list([value])",
         "from torch import load",
         "subprocess.run(command, shell=True)",
         "os.system(command)",

@@ -307,11 +307,12 @@ class Store:
     def _worth_a_look(self, tier: Tier, name: str, fits: Fits) -> bool:
         """Collective. Whether a keeper has a manifest there, and its state fits. Of a manifest that no keeper
         can read, `_checked` reports what is wrong."""
-        own: tuple[bool, RunState | None] = (False, None)
+        own: tuple[bool, dict[str, Any] | None] = (False, None)
         if self.context.world.rank in tier.keepers and _has_manifest(tier, name):
-            own = True, _state_of(tier, name)
+            state = _state_of(tier, name)
+            own = True, None if state is None else state.to_json()
         answers = gather_objects(own, self.context.world)
-        states = [state for _, state in answers if state is not None]
+        states = [RunState.from_json(state) for _, state in answers if state is not None]
         return any(there for there, _ in answers) and (not states or fits(states[0]))
 
     def _checked(self, tier: Tier, name: str) -> tuple[dict[str, list[int]], list[str]]:

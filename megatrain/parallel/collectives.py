@@ -3,6 +3,7 @@ else."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -28,21 +29,70 @@ def finish(work: dist.Work) -> None:
 
 
 def gather_objects(value: Any, axis: Axis) -> list[Any]:
-    """Collective. Every rank's value, by rank; small things only."""
+    """Collective. Every rank's value, by rank; small plain data only (see `encoded`)."""
+    own = encoded(value)
     if axis.size == 1:
-        return [value]
-    values: list[Any] = [None] * axis.size
-    dist.all_gather_object(values, value, group=axis.group)
-    return values
+        return [decoded(own)]
+    device = _device_of(axis)
+    size = torch.tensor([own.numel()], device=device)
+    sizes = [torch.empty_like(size) for _ in range(axis.size)]
+    dist.all_gather(sizes, size, group=axis.group)
+    lengths = [int(one) for one in sizes]
+    padded = torch.zeros(max(lengths), dtype=torch.uint8, device=device)
+    padded[: own.numel()] = own.to(device)
+    texts = [torch.empty_like(padded) for _ in range(axis.size)]
+    dist.all_gather(texts, padded, group=axis.group)
+    return [decoded(text[:length].cpu()) for text, length in zip(texts, lengths, strict=True)]
 
 
 def broadcast_object(value: Any, axis: Axis) -> Any:
-    """Collective. The value of the axis' rank 0, everywhere."""
+    """Collective. The value of the axis' rank 0, everywhere; small plain data only (see `encoded`)."""
+    own = encoded(value if axis.rank == 0 else None)
     if axis.size == 1:
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, group=axis.group, group_src=0)
-    return box[0]
+        return decoded(own)
+    device = _device_of(axis)
+    size = torch.tensor([own.numel()], device=device)
+    dist.broadcast(size, group=axis.group, group_src=0)
+    text = own.to(device) if axis.rank == 0 else torch.empty(int(size), dtype=torch.uint8, device=device)
+    dist.broadcast(text, group=axis.group, group_src=0)
+    return decoded(text.cpu())
+
+
+def encoded(value: Any) -> torch.Tensor:
+    """Return plain data as the bytes of its JSON: None, booleans, numbers, text, lists, dicts with text keys.
+
+    Nothing that one rank sends is code on another, as a pickle would be. A tuple arrives as a list.
+
+    Raises TypeError for anything else.
+    """
+    _require_plain(value)
+    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def decoded(text: torch.Tensor) -> Any:
+    """Return what `encoded` was given."""
+    return json.loads(text.numpy().tobytes())
+
+
+def _require_plain(value: Any) -> None:
+    match value:
+        case None | bool() | int() | float() | str():
+            return
+        case list() | tuple():
+            for one in value:
+                _require_plain(one)
+        case dict() if all(type(key) is str for key in value):
+            for one in value.values():
+                _require_plain(one)
+        case _:
+            raise TypeError(f"{type(value).__name__} is not plain data; send its fields")
+
+
+def _device_of(axis: Axis) -> torch.device:
+    """Where the tensors of an axis' collectives are."""
+    if dist.get_backend(axis.group) == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
 
 
 def alike(work: Callable[[], T], context: ParallelContext) -> T:

@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -65,7 +65,8 @@ def check_rank(context: ParallelContext, folder: Path) -> Checked:
 def check_all(context: ParallelContext, folder: Path, ratio: float) -> tuple[list[Checked], list[Bad]]:
     """Collective. What all ranks found, and who is wrong, or slower by `ratio` than the median; alike on all
     ranks."""
-    found = gather_objects(check_rank(context, folder), context.world)
+    own = check_rank(context, folder)
+    found = [Checked(**one) for one in gather_objects(asdict(own), context.world)]
     return found, judge(found, ratio)
 
 

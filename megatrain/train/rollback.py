@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from megatrain import faults
 from megatrain.errors import FailedWork
@@ -99,8 +99,8 @@ def known_records(folder: RunFolder, context: ParallelContext) -> Records:
     """Collective. What rank 0 reads of the samples that the run leaves out."""
     first = context.world.rank == 0
     read: Records = alike(lambda: read_records(folder) if first else (), context)
-    known: Records = broadcast_object(read, context.world)
-    return known
+    known = broadcast_object([asdict(one) for one in read], context.world)
+    return tuple(LeftOut(**one) for one in known)
 
 
 def _write(session: Session, records: Records) -> None:
