@@ -56,6 +56,22 @@ UNSUPPORTED = {
     "compression_training": "compression is not supported",
     "autotuning": "autotuning is not supported",
 }
+_STAGE_3 = (
+    "stage3_prefetch_bucket_size",
+    "stage3_param_persistence_threshold",
+    "stage3_model_persistence_threshold",
+    "stage3_max_live_parameters",
+    "stage3_max_reuse_distance",
+    "sub_group_size",
+    "log_trace_cache_warnings",
+)
+# Keys of zero_optimization that DeepSpeed's engine hands to the optimizer of these stages alone
+# (runtime/engine.py, _configure_zero_optimizer; runtime/zero/stage3.py reads none of the second kind).
+STAGES = {
+    **dict.fromkeys(_STAGE_3, (3,)),
+    "allgather_bucket_size": (1, 2),
+    "use_multi_rank_bucket_allreduce": (1, 2),
+}
 
 
 class RawSection(Section):
@@ -141,6 +157,31 @@ class DeepSpeedConfig(RawSection):
     """Memory at several points of each step, on the terminal."""
     dump_state: bool | None = None
     """DeepSpeed's engine and config, in the log of rank 0."""
+
+
+def without_effect(config: DeepSpeedConfig, stage: int) -> dict[str, str]:
+    """Return the keys that are set and that DeepSpeed does not read in this ZeRO stage, and why not."""
+    zero, only = config.zero_optimization, "DeepSpeed reads it only with parallel.zero"
+    found = {
+        f"zero_optimization.{name}": f"{only} {' or '.join(map(str, stages))}"
+        for name, stages in STAGES.items()
+        if stage not in stages and getattr(zero, name) is not None
+    }
+    if zero.reduce_scatter is False and zero.use_multi_rank_bucket_allreduce is not None:
+        key = "zero_optimization.use_multi_rank_bucket_allreduce"
+        found.setdefault(key, "DeepSpeed reads it only with reduce_scatter: true")
+    logger, profiler = config.comms_logger, config.flops_profiler
+    if logger is not None and logger.enabled is False:
+        found |= _unread("comms_logger", logger)
+    if profiler is not None and not profiler.enabled:
+        found |= _unread("flops_profiler", profiler)
+    return found
+
+
+def _unread(name: str, section: RawSection) -> dict[str, str]:
+    """Return the keys of a section that is not enabled."""
+    set_ = [key for key, value in section if key != "enabled" and value is not None]
+    return {f"{name}.{key}": f"DeepSpeed reads it only with {name}.enabled: true" for key in set_}
 
 
 def refusal(location: Sequence[str]) -> str | None:

@@ -20,6 +20,7 @@ from megatrain.checkpoint.manifest import MANIFEST
 from megatrain.checkpoint.place import LocalPlace, Place, place_of_run, require_reachable
 from megatrain.checkpoint.read import Checkpoint, has_manifest, newest_first
 from megatrain.config import Config, Derived, derive
+from megatrain.config.deepspeed import without_effect
 from megatrain.data.mixture import TokenMixture, require_windows
 from megatrain.data.order import SampleOrder
 from megatrain.data.tokenizer import Tokenizer
@@ -132,7 +133,13 @@ def prepare_run(config: Config, world: int, rank: int = 0) -> Prepared:
         folder,
         place,
         passes,
-        warnings_of(passes, train, validation, config.data.sequence_length),
+        (
+            *warnings_of(passes, train, validation, config.data.sequence_length),
+            *(
+                f"deepspeed.{key} has no effect (parallel.zero={config.parallel.zero}): {why}; leave it out"
+                for key, why in without_effect(config.deepspeed, config.parallel.zero).items()
+            ),
+        ),
     )
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from megatrain.config import first_samples, parse_config, to_yaml
-from megatrain.config.deepspeed import OWNED, UNSUPPORTED
+from megatrain.config.deepspeed import OWNED, UNSUPPORTED, RawZeroConfig, without_effect
 from megatrain.config.reference import keys
 from megatrain.errors import UserError
 
@@ -165,6 +165,32 @@ def test_other_deepspeed_settings_pass_through_and_what_is_left_out_stays_out() 
     assert config.deepspeed.model_dump(mode="json") == raw
     assert parse_config(to_yaml(config)) == config
     assert parse_config("").deepspeed.model_dump() == {"zero_optimization": {}}
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_deepspeed_settings_without_effect_in_a_stage_are_named(stage: int) -> None:
+    every = dict.fromkeys(RawZeroConfig.model_fields, 7) | {"reduce_scatter": True, "overlap_comm": True}
+    switches = ("contiguous_gradients", "use_multi_rank_bucket_allreduce", "log_trace_cache_warnings")
+    raw = {"zero_optimization": every | dict.fromkeys(switches, True)}
+    config = parse_config(f"deepspeed: {json.dumps(raw)}\nparallel: {{zero: {stage}}}")
+    named = {key.removeprefix("zero_optimization.") for key in without_effect(config.deepspeed, stage)}
+    # Both are taken by stage 3 and kept, and read by none of its methods.
+    kept = {"allgather_bucket_size", "use_multi_rank_bucket_allreduce"}
+    only_3 = {key for key in every if key.startswith("stage3_")} | {
+        "sub_group_size",
+        "log_trace_cache_warnings",
+    }
+    assert named == (kept if stage == 3 else only_3)
+
+
+def test_settings_of_a_deepspeed_section_that_is_off_are_named() -> None:
+    raw = "{comms_logger: {enabled: false, verbose: true}, flops_profiler: {profile_step: 3}, "
+    raw += "zero_optimization: {reduce_scatter: false, use_multi_rank_bucket_allreduce: true}}"
+    assert set(without_effect(parse_config(f"deepspeed: {raw}").deepspeed, 2)) == {
+        "comms_logger.verbose",
+        "flops_profiler.profile_step",
+        "zero_optimization.use_multi_rank_bucket_allreduce",
+    }
 
 
 def test_no_deepspeed_key_is_in_two_lists() -> None:
