@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ from data_tools.stages import Workshop
 from data_tools.verify import faults
 from megatrain.data.manifest import Manifest, read_manifest, splits_in
 from megatrain.errors import FailedWork, UserError, require
-from megatrain.output import say
+from megatrain.output import guarded, require_utf8, say
 from megatrain.settings import expanded
 
 
@@ -148,4 +149,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    require_utf8(os.environ)
+    with guarded(out=True):
+        code = main(sys.argv[1:])
+    sys.exit(code)

@@ -25,7 +25,7 @@ from data_tools.config import DataConfig
 from megatrain import faults
 from megatrain.durable import hash_file, sync_folder, write_durably
 from megatrain.errors import FailedWork, UserError
-from megatrain.output import say
+from megatrain.output import require_utf8, say
 from megatrain.records import check_seal, parse_record, read_file, write_sealed
 
 RESULT = "result.json"
@@ -221,4 +221,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    require_utf8(os.environ)
     sys.exit(main(sys.argv[1:]))

@@ -6,9 +6,12 @@ Exit codes: 0 done (or stopped by RUN/STOP), 2 wrong input, 1 failed, 75 preempt
 
 from __future__ import annotations
 
+import os
 import sys
 
+from megatrain.output import require_utf8
 from megatrain.train.main import main
 
 if __name__ == "__main__":
+    require_utf8(os.environ)
     sys.exit(main(sys.argv[1:]))

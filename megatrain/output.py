@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
@@ -30,7 +30,8 @@ class Guarded:
         try:
             self._stream.write(text)
         except UnicodeEncodeError:
-            self.write(text.encode("ascii", "backslashreplace").decode())
+            encoding = self._stream.encoding or "ascii"
+            self.write(text.encode(encoding, "backslashreplace").decode(encoding))
         except FAILURES as error:
             self._lose(error)
         return len(text)
@@ -127,6 +128,33 @@ def discard(stream: TextIO | None) -> None:
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
         stream.flush()
+
+
+def require_utf8(environment: Mapping[str, str]) -> None:
+    """Start this program again in Python's UTF-8 mode where the locale's encoding is another one.
+
+    Names of files in configs and datasets, and prompts, are UTF-8; the terminal keeps its own encoding.
+    """
+    if sys.flags.utf8_mode or sys.getfilesystemencoding() == "utf-8":
+        return
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    changed = {
+        "PYTHONIOENCODING": f"{encoding}:backslashreplace",
+        **environment,
+        "PYTHONUTF8": "1",
+    }
+    words = [os.fsencode(sys.executable), b"-X", b"utf8", *map(_as_utf8, sys.orig_argv[1:])]
+    os.execve(sys.executable, words, changed)
+
+
+def _as_utf8(argument: str) -> bytes:
+    """Return an argument's bytes as they came if they are UTF-8, else what the locale reads them as."""
+    raw = os.fsencode(argument)
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return argument.encode("utf-8", "surrogateescape")
+    return raw
 
 
 def open_standard_files() -> None:

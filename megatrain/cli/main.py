@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,13 +13,15 @@ import megatrain
 from megatrain.cli import checkpoints, commands, data_arguments
 from megatrain.cli.parser import Parser, Run, Verbs, command, config_arguments, group, size
 from megatrain.errors import FailedWork, UserError
-from megatrain.output import Noted, guarded, noted_output, open_standard_files, reason
+from megatrain.output import Noted, guarded, noted_output, open_standard_files, reason, require_utf8
 from megatrain.settings.paths import path, path_text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 failed, 2 wrong call or input, 75 preempted and saved, 130 interrupted."""
     open_standard_files()
+    if arguments is None:
+        require_utf8(os.environ)
     with guarded(out=False), noted_output() as output:
         try:
             return _printed(_run(arguments, output), output)

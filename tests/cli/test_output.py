@@ -77,3 +77,21 @@ def test_a_rank_log_needs_no_standard_error(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(sys, "stderr", None)
     say("nobody hears it")
     Appender(tmp_path / "x").close()
+
+
+@pytest.mark.parametrize("locale", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONUTF8": "0", "LC_ALL": "C"}])
+def test_whatever_the_locale_names_and_texts_are_utf8_and_print_escaped(
+    locale: dict[str, str], tmp_path: Path
+) -> None:
+    """床 cannot be written in it; nothing is lost and nothing fails."""
+    (tmp_path / "床.yaml").write_text("output: 前\nsources: {明: {files: [没有/月.txt]}}\n", encoding="utf-8")
+    for program in ("megatrain prepare", "data_tools.prepare"):
+        ended = subprocess.run(
+            [sys.executable, "-m", *program.split(), "床.yaml"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONCOERCECLOCALE": "0", **locale},
+            capture_output=True,
+            timeout=120,
+        )
+        assert ended.returncode == 2 and ended.stderr.isascii(), ended
+        assert rb"sources.\u660e.files: \u6ca1\u6709/\u6708.txt: no such file" in ended.stderr, ended.stderr
