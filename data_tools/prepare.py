@@ -87,7 +87,8 @@ def _require_same(folder: Path, record: Mapping[str, Any], config: DataConfig, i
     mend = "choose another output, or set overwrite=true to replace it"
     old, now = record["config"], config.deciding()
     new = sorted(config.sources.keys() - old["sources"].keys())
-    if new and old == {**now, "sources": {n: s for n, s in now["sources"].items() if n not in new}}:
+    had = {**now, "sources": {n: s for n, s in now["sources"].items() if n not in new}}
+    if new and output.difference(old, had) is None:
         mend = f"append=true adds {', '.join(new)}; or {mend}"
     found = output.difference(old, now)
     require(found is None, f"{folder}: was prepared by another config ({found}); {mend}")

@@ -13,7 +13,14 @@ from typing import Any
 
 from data_tools.readers.parts import InputPart
 from data_tools.readers.raw import file_system, is_remote, local_path, open_raw, persist, reason
-from data_tools.readers.source import COLUMNS, KNOWN, Source, compression_of, kind_of, require_kind
+from data_tools.readers.source import (
+    COLUMNS,
+    KNOWN_IN_FOLDERS,
+    Source,
+    compression_of,
+    kind_in_folder,
+    require_kind,
+)
 from data_tools.readers.streams import Damaged, decompressed, require_decompressor
 from data_tools.readers.unchanged import version_of
 from megatrain.errors import FailedWork, UserError, require
@@ -78,6 +85,11 @@ def _require_read_options(name: str, source: Source, formats: set[Any]) -> None:
         f"sources.{name}.document_separator: is for txt alone, and no file is one; leave it out",
     )
     require(
+        (source.delimiter is None and source.quote is None) or formats & {"csv", "tsv"},
+        f"sources.{name}.{'quote' if source.delimiter is None else 'delimiter'}: is for csv and tsv alone, "
+        "and no file is one; leave it out",
+    )
+    require(
         not source.metadata or formats & {*COLUMNS, "warc", "wet"},
         f"sources.{name}.metadata: {' and '.join(sorted(formats))} files have no columns; leave it out",
     )
@@ -104,14 +116,15 @@ class _Look:
         parts = sorted(looked, key=lambda part: part.url)
         require(
             parts,
-            f"{self._where}: no such file, or a folder without {KNOWN} (or of the kind that `format` says)",
+            f"{self._where}: no such file, or a folder without {KNOWN_IN_FOLDERS} "
+            "(or of the kind that `format` says)",
         )
         return parts
 
     def _wanted(self, path: str) -> bool:
         """Whether a file that was found in a folder is taken."""
         hidden = PurePosixPath(path).name.startswith((".", "_"))
-        return not hidden and kind_of(path, self.source) is not None
+        return not hidden and kind_in_folder(path, self.source) is not None
 
     def _local(self) -> Iterator[InputPart]:
         path = os.path.expanduser(local_path(self.pattern))

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from data_tools.document import Drop
 from data_tools.readers.columns import read_arrow, read_parquet
+from data_tools.readers.delimited import read_delimited
+from data_tools.readers.markdown import read_markdown
 from data_tools.readers.parts import InputPart
 from data_tools.readers.raw import open_raw
 from data_tools.readers.records import BROKEN, Record
@@ -18,7 +20,7 @@ from data_tools.readers.warc import read_warc
 from megatrain.errors import FailedWork, UserError
 
 _LOOKED_AT = 100
-_NOT_OF_COLUMN = ("read.no_text", "read.broken_json")
+_NOT_OF_COLUMN = ("read.no_text", "read.broken_json", "read.broken_csv")
 
 
 def read_documents(part: InputPart, source: Source, name: str) -> Iterator[Record]:
@@ -52,6 +54,10 @@ def _records(part: InputPart, source: Source, name: str) -> Iterator[Record]:
                 yield from read_json_lines(stream, source, name, part.start, stop)
             case "html":
                 yield from read_html(stream, source, name)
+            case "csv" | "tsv":
+                yield from read_delimited(stream, source, name, kind.format, part.url)
+            case "markdown":
+                yield from read_markdown(stream, source, name)
             case "warc" | "wet":
                 yield from read_warc(stream, source, name)
             case "parquet":
@@ -69,7 +75,7 @@ def require_readable(name: str, source: Source, parts: Sequence[InputPart]) -> N
         first = list(itertools.islice(read_documents(part, source, name), _LOOKED_AT))
     except FailedWork as error:
         raise UserError(str(error)) from None
-    if require_kind(part.url, source, name).format != "jsonl":
+    if require_kind(part.url, source, name).format not in ("jsonl", "csv", "tsv"):
         return  # of the others the schema tells, or nothing
     drops = [record.found for record in first if isinstance(record.found, Drop)]
     if first and len(drops) == len(first) and all(drop.reason in _NOT_OF_COLUMN for drop in drops):

@@ -14,6 +14,7 @@ from data_tools.readers.raw import CHUNK_BYTES, Stream
 from data_tools.readers.source import Source
 
 BROKEN = (
+    "read.broken_csv",
     "read.broken_json",
     "read.broken_payload",
     "read.damaged",

@@ -13,7 +13,7 @@ from data_tools.sections import Section
 from megatrain.errors import UserError
 from megatrain.settings import PathText, expanded
 
-Format = Literal["txt", "jsonl", "parquet", "arrow", "warc", "wet", "html"]
+Format = Literal["txt", "jsonl", "parquet", "arrow", "warc", "wet", "html", "csv", "tsv", "markdown"]
 Compression = Literal["none", "gz", "zst", "bz2", "xz"]
 
 _SUFFIXES: dict[str, Format] = {
@@ -27,10 +27,19 @@ _SUFFIXES: dict[str, Format] = {
     "wet": "wet",
     "html": "html",
     "htm": "html",
+    "csv": "csv",
+    "tsv": "tsv",
+    "md": "markdown",
+    "markdown": "markdown",
 }
 KNOWN = ", ".join(f".{suffix}" for suffix in _SUFFIXES)
-COLUMNS: tuple[Format, ...] = ("jsonl", "parquet", "arrow")
-"""Whose records have named columns."""
+COLUMNS: tuple[Format, ...] = ("jsonl", "parquet", "arrow", "csv", "tsv", "markdown")
+"""Whose records have named columns, or a front matter with named values."""
+_NOT_IN_FOLDERS: tuple[Format, ...] = ("csv", "tsv", "markdown")
+"""Next to data of other kinds these describe it (README.md, labels.csv)."""
+KNOWN_IN_FOLDERS = ", ".join(
+    f".{suffix}" for suffix, form in _SUFFIXES.items() if form not in _NOT_IN_FOLDERS
+)
 _COMPRESSED_WITHIN: tuple[Format, ...] = ("parquet", "arrow")
 
 
@@ -55,14 +64,21 @@ class Source(Section):
     compression: Compression | None = None
     """null: as each file's name says."""
     text_column: str = "text"
-    """What holds the text in jsonl, parquet and arrow; "a.b" is the field b of a."""
+    """What holds the text in jsonl, parquet, arrow, csv and tsv; "a.b" is the field b of a, but in csv."""
     metadata: dict[str, str] = Field(default_factory=dict)
-    """What else to keep of a record: its name there -> the column, or for warc and wet the header."""
+    """What else to keep of a record: its name there -> the column, for warc and wet the header, for markdown
+    the key of the front matter."""
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    """What stands between the fields of csv and tsv; null: a comma, and a tab."""
+    quote: Annotated[str, Field(max_length=1)] | None = None
+    """What stands around fields of csv and tsv that hold delimiters or line ends, doubled within them; "":
+    nothing, as in many TSV files; null: a double quote."""
     document_separator: Annotated[str, Field(min_length=1)] | None = None
     """For txt: what stands between documents; null: a file is a document."""
     encoding: str | None = None
-    """Of txt, jsonl and binary columns: gb18030, shift_jis, ...; null: as a byte order mark, or the zero
-    bytes of UTF-16 and UTF-32, say, else UTF-8. Of html, warc and wet: where a page does not say its own."""
+    """Of txt, jsonl, csv, tsv, markdown and binary columns: gb18030, shift_jis, ...; null: as a byte order
+    mark, or the zero bytes of UTF-16 and UTF-32, say, else UTF-8. Of html, warc and
+    wet: where a page does not say its own."""
     invalid_bytes: Literal["replace", "skip"] = "replace"
     """Bytes that are no text in the encoding: U+FFFD in their place, or the document is dropped."""
     max_document_bytes: Annotated[int, Field(gt=0)] = 64 << 20
@@ -109,6 +125,15 @@ def kind_of(url: str, source: Source) -> Kind | None:
     rest = _path(url).removesuffix(f".{compression}")
     form = source.format or _SUFFIXES.get(rest.rpartition(".")[2])
     return None if form is None else Kind(form, source.compression or compression)
+
+
+def kind_in_folder(url: str, source: Source) -> Kind | None:
+    """The kind of a file that a folder was looked through for; None where it is not taken.
+
+    Tables of text and Markdown are taken by name or glob, or with the source's `format`.
+    """
+    kind = kind_of(url, source)
+    return None if kind and source.format is None and kind.format in _NOT_IN_FOLDERS else kind
 
 
 def compression_of(url: str) -> Compression:
