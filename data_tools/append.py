@@ -39,7 +39,10 @@ def append(config: DataConfig, record: Mapping[str, Any], progress: Progress) ->
     has = record["config"]["sources"]
     new = {name: source for name, source in config.sources.items() if name not in has}
     same = {name: source for name, source in config.sources.items() if name in has}
-    found = output.difference(record["config"], config.model_copy(update={"sources": same}).deciding())
+    found = output.difference(
+        {"pipeline_version": record["pipeline_version"], **record["config"]},
+        {"pipeline_version": PIPELINE_VERSION, **config.model_copy(update={"sources": same}).deciding()},
+    )
     mend = "sources can be added, all else must stay; undo that, or choose another output"
     require(found is None, f"{folder}: was prepared by another config ({found}); {mend}")
     _require_old_sources(folder, config, set(new), record)
@@ -47,12 +50,6 @@ def append(config: DataConfig, record: Mapping[str, Any], progress: Progress) ->
     if not new:
         progress.note(f"{folder}: has all of these sources; nothing to do")
         return False
-    require(
-        record["pipeline_version"] == PIPELINE_VERSION,
-        f"{folder}: version {record['pipeline_version']} of the steps prepared it and this is "
-        f"{PIPELINE_VERSION}: new sources would be prepared by other rules; choose another output, or set "
-        "overwrite=true to make all of it again",
-    )
     alone = config.model_copy(update={"sources": new})
     inputs = find_inputs(alone)
     _require_whole(folder, set(has), record)

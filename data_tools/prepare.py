@@ -63,11 +63,6 @@ def prepare(config: DataConfig, progress: Progress | None = None) -> Prepared:
             _require_same(folder, record, config, inputs)
             _require_whole(folder)
             progress.note(f"{folder}: already prepared from this config and these files; nothing to do")
-            if (version := record["pipeline_version"]) != PIPELINE_VERSION:
-                progress.note(
-                    f"{folder}: kept as version {version} of the steps made it (this is {PIPELINE_VERSION}, "
-                    "CHANGELOG.md has the differences); overwrite=true makes it again by the present ones"
-                )
             return Prepared(folder, _manifests(folder), made_now=False)
         files = require_steps(config, inputs) | require_tokenizer(config)
         with engine(config.where, progress) as run:
@@ -80,12 +75,10 @@ def prepare(config: DataConfig, progress: Progress | None = None) -> Prepared:
 
 
 def _require_same(folder: Path, record: Mapping[str, Any], config: DataConfig, inputs: Inputs) -> None:
-    """Raise UserError unless the record is of this config and of files with this content.
-
-    An output that an older version of the steps made is complete, and stays as it is.
-    """
+    """Raise UserError unless the record is of this config and of files with this content."""
     mend = "choose another output, or set overwrite=true to replace it"
-    old, now = record["config"], config.deciding()
+    old = {"pipeline_version": record["pipeline_version"], **record["config"]}
+    now = {"pipeline_version": PIPELINE_VERSION, **config.deciding()}
     new = sorted(config.sources.keys() - old["sources"].keys())
     had = {**now, "sources": {n: s for n, s in now["sources"].items() if n not in new}}
     if new and output.difference(old, had) is None:
