@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from megatrain.durable import sync_folder
-from megatrain.errors import UserError, require
+from megatrain.errors import FailedWork, UserError, require
 from megatrain.export.tokenizer import write_text
-from megatrain.records import parse_record, read_file
+from megatrain.records import check_seal, parse_record, read_file
 
 MARKER = "megatrain-export.json"
 SUMS = "SHA256SUMS"
-FORMAT, VERSION = "megatrain-export", 1
+FORMAT, VERSION = "megatrain-export", 2  # 1: without its own hash
 
 
 @contextmanager
@@ -78,17 +78,31 @@ def require_replaceable(out: Path) -> None:
 
 
 def is_export(folder: Path) -> bool:
-    """Whether the folder says that it is an export of megatrain."""
-    return bool(origin(folder))
+    """Whether the folder says, in a sound record, that it is an export of megatrain."""
+    try:
+        return bool(origin(folder))
+    except (FailedWork, UserError):
+        return False
 
 
 def origin(folder: Path) -> dict[str, Any]:
-    """Return what an export says of its checkpoint; nothing where it is not an export of ours."""
+    """Return what an export says of its checkpoint; nothing where megatrain did not make it.
+
+    Raises UserError for a newer version, FailedWork where it is damaged.
+    """
+    path = folder / MARKER
     try:
-        tree = parse_record(read_file(folder / MARKER))
-    except (OSError, ValueError):
+        tree = parse_record(read_file(path))
+        version = tree.get("version")
+        if tree.get("format") != FORMAT or type(version) is not int or version < 1:
+            raise ValueError(f"format {str(tree.get('format'))[:40]!r}, version {str(version)[:40]!r}")
+        check_seal(tree, required=version > 1)
+    except FileNotFoundError:
         return {}
-    return tree if tree.get("format") == FORMAT else {}
+    except (OSError, ValueError) as error:
+        raise FailedWork(f"{path}: damaged ({error}); export again") from None
+    require(version <= VERSION, f"{path}: version {version} is newer than this megatrain; upgrade")
+    return tree
 
 
 def _put_back(replaced: Path, out: Path) -> None:

@@ -25,6 +25,7 @@ from megatrain.export.names import logical_shapes
 from megatrain.export.tokenizer import write_json, write_text, write_tokenizer
 from megatrain.export.verify import LENGTH, Verified, verify_logits
 from megatrain.export.weights import DTYPES, Dtype, plan_files, write_weights
+from megatrain.records import sealed
 
 MAX_PROMPTS = 4  # of the real texts, for the comparison of logits
 
@@ -127,7 +128,7 @@ def _write_settings(
         "tokenizer_vocab_size": tokenizer.vocab_size,
         "dtype": dtype,
     }
-    write_json(folder / MARKER, origin)
+    write_json(folder / MARKER, sealed(origin))
 
 
 @contextmanager

@@ -20,6 +20,8 @@ import numpy as np
 import pytest
 import yaml
 
+from megatrain.checkpoint.manifest import read_manifest, write_manifest
+from megatrain.checkpoint.place import LocalPlace
 from megatrain.cli.main import main
 from megatrain.cluster import launchers, rehearsal
 from megatrain.cluster.comparison import Comparison, Told, Trace, compare
@@ -390,11 +392,11 @@ def test_a_checkpoint_with_a_wrong_position_is_found_by_a_real_resume(
     from megatrain.cluster.supervisor import launch as real
 
     def launch(config: Any, *args: Any, **options: Any) -> End:
-        manifest = Path(config.run.folder, "checkpoints", "step-00000003", "MANIFEST.json")
-        tree = json.loads(manifest.read_text())
-        assert tree["state"]["consumed_samples"] == 15
-        tree["state"]["consumed_samples"] = 16
-        manifest.write_text(json.dumps(tree))
+        place = LocalPlace(Path(config.run.folder, "checkpoints"))
+        manifest = read_manifest(place, "step-00000003")
+        assert manifest.state.consumed_samples == 15
+        state = replace(manifest.state, consumed_samples=16)
+        write_manifest(place, "step-00000003", replace(manifest, state=state))
         return real(config, *args, **options)
 
     replay(launch)

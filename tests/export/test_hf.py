@@ -4,6 +4,7 @@ import hashlib
 import json
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from megatrain.checkpoint.manifest import read_manifest, write_manifest
+from megatrain.checkpoint.place import LocalPlace
 from megatrain.errors import FailedWork, UserError
 from megatrain.export import hf
 from megatrain.export.folder import new_folder
@@ -218,9 +221,9 @@ def test_a_damaged_checkpoint_and_a_foreign_tokenizer_are_refused(
 def test_a_checkpoint_with_other_tensors_than_its_model_is_refused(tmp_path: Path, run: Run) -> None:
     deeper = run.model.model_copy(update={"layers": 3})
     folder = write_checkpoint(tmp_path / "step-00000001", run.model, run.tokenizer_hash)
-    manifest = json.loads((folder / "MANIFEST.json").read_text())
-    manifest["model"] = deeper.model_dump(mode="json")
-    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+    place = LocalPlace(folder.parent)
+    manifest = replace(read_manifest(place, folder.name), model=deeper.model_dump(mode="json"))
+    write_manifest(place, folder.name, manifest)
     with pytest.raises(FailedWork, match=r"lacks the tensor layers\.2\."):
         load_model(folder)
 

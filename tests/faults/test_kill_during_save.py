@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from megatrain.checkpoint.manifest import SEAL_BYTES, sealed_text
 from megatrain.config import Config
 from tests.distributed.corpus import Play, curve, events, play_runs, run_config, saved_steps
 from tests.distributed.ranks import RankFailure, run_ranks
@@ -146,7 +147,8 @@ def test_damage_and_a_full_disk(corpus: Path, unbroken: Path, tmp_path: Path) ->
     plays.append(Play(config_of(corpus, tmp_path / "all")))
     shutil.copytree(unbroken, tmp_path / "newer")
     newest = tmp_path / "newer" / "checkpoints" / "step-00000010" / "MANIFEST.json"
-    newest.write_text(newest.read_text().replace('"version":2', '"version":99', 1))
+    newer = newest.read_bytes()[:-SEAL_BYTES].replace(b'"version":3', b'"version":99', 1)
+    newest.write_bytes(sealed_text(newer))
     plays.append(Play(config_of(corpus, tmp_path / "newer")))
     for name, point, rank in (("full-write", "write", 1), ("full-commit", "commit", 0)):
         fault = f"point=checkpoint.{point},rank={rank},do=full"
