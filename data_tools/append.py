@@ -18,7 +18,7 @@ from data_tools.datasets.shards import require_size
 from data_tools.engines import engine
 from data_tools.inputs import find_inputs, require_same_inputs
 from data_tools.pipeline import PIPELINE_VERSION, make
-from data_tools.progress import Progress
+from data_tools.progress import Progress, look_at
 from data_tools.stages import Workshop
 from megatrain.data.dataset import require_layout
 from megatrain.data.manifest import MANIFEST, read_manifest, splits_in
@@ -59,7 +59,7 @@ def append(config: DataConfig, record: Mapping[str, Any], progress: Progress) ->
         made = make(Workshop(work, alone, run, progress), inputs, files, folder, base)
     output.write_record(folder, {**added(record, made), BESIDE: record.get(BESIDE, {})})
     shutil.rmtree(work)
-    progress.note(f"{folder}: complete, with {', '.join(new)} added")
+    progress.note(f"{folder}: complete, with {', '.join(new)} added; {look_at(folder)}")
     return True
 
 

@@ -14,6 +14,7 @@ from data_tools.config_files import evaluation_sets
 from data_tools.duplicate_stage import Found, find_duplicates
 from data_tools.inputs import Inputs, ReplacedFile, recorded, require_unchanged_since
 from data_tools.output import mark_unfinished
+from data_tools.progress import flow_lines
 from data_tools.readers import require_few_broken
 from data_tools.readers.unchanged import require_same_hashes
 from data_tools.selection import SPLITS
@@ -74,7 +75,8 @@ def make(
     encoded = _tokenize(shop, found, len(base.parts), tokenizer)
     counts = _counts(shop, collected, encoded)
     for name, per_source in counts.items():
-        shop.progress.note(f"{name}: " + ", ".join(f"{what} {count:,}" for what, count in per_source.items()))
+        for line in flow_lines(name, per_source):
+            shop.progress.note(line)
     _require_documents(counts)
     shards = _write_shards(shop, collected, encoded, info, base)
     made = {

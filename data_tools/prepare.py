@@ -20,7 +20,7 @@ from data_tools.config_files import require_steps, require_tokenizer
 from data_tools.engines import engine
 from data_tools.inputs import Inputs, find_inputs, require_same_inputs
 from data_tools.pipeline import PIPELINE_VERSION, make
-from data_tools.progress import Progress
+from data_tools.progress import Progress, look_at
 from data_tools.selection import SPLITS
 from data_tools.stages import Workshop
 from data_tools.verify import faults
@@ -70,7 +70,7 @@ def prepare(config: DataConfig, progress: Progress | None = None) -> Prepared:
             made = make(Workshop(work, config, run, progress), inputs, files, partial, Base())
         output.commit(partial, folder, made)
         shutil.rmtree(work)
-    progress.note(f"{folder}: complete")
+    progress.note(f"{folder}: complete; {look_at(folder)}")
     return Prepared(folder, _manifests(folder), made_now=True)
 
 

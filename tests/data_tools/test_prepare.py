@@ -123,7 +123,13 @@ def test_one_large_file_is_encoded_by_several_tasks(
 
 
 def test_a_second_run_does_nothing_and_another_config_is_refused(config: DataConfig, tmp_path: Path) -> None:
-    folder = prepare.prepare(config, QUIET).folder
+    told = io.StringIO()
+    folder = prepare.prepare(config, Progress(told)).folder
+    assert re.search(r"a: \d+ documents read, \d+ kept \(\d+\.\d%\)", told.getvalue())
+    assert (
+        told.getvalue().rstrip().endswith("for lengths, languages and drops")
+        and str(folder) in told.getvalue()
+    )
     before = _files(folder)
     os.utime(tmp_path / "a.jsonl", (1, 1))  # As after a fresh clone: other time, same content.
     said = io.StringIO()
