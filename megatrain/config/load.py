@@ -85,7 +85,7 @@ def _explain(error: ValidationError) -> str:
 def _section_at(location: Sequence[str]) -> type[BaseModel] | None:
     model: type[BaseModel] = Config
     for name in location:
-        if name.isdigit():
+        if name.isascii() and name.isdigit():
             continue
         field = model.model_fields.get(name)
         inner = model_in(field.annotation) if field is not None else None

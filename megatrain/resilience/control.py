@@ -108,7 +108,7 @@ class Control:
             (self.folder / f"rank-{rank:05d}").unlink(missing_ok=True)
 
     def asked(self, wish: Wish) -> bool:
-        return (self.folder / wish).exists()
+        return is_there(self.folder / wish)
 
     def supervisor_gone(self) -> bool:
         """It has ended without a word, or cannot be seen any more."""
@@ -139,6 +139,18 @@ class Control:
 
     def _write(self, name: str, tree: Mapping[str, object]) -> None:
         write_sealed(self.folder / name, tree)
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is anything of this name: a file, a folder, a link to nothing.
+
+    Also false where the file system does not answer: that must not end a run that looks for requests.
+    """
+    try:
+        os.lstat(path)
+    except OSError:
+        return False
+    return True
 
 
 def read_bad_hosts(folder: RunFolder) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from megatrain.resilience.control import Control
+from megatrain.resilience.control import Control, is_there
 from megatrain.state import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -67,12 +67,12 @@ class Wishes:
             self._asked_at = time.monotonic()
         return Wish(
             preempt=self._signalled,
-            stop=stop or (first and self._folder.stop_file.exists()),
+            stop=stop or (first and is_there(self._folder.stop_file)),
             save=save or self._save_asked or (first and self._asked_by(self._folder.save_file)),
         )
 
     def _asked_by(self, path: Path) -> bool:
-        return path.exists() and path not in self._stuck
+        return is_there(path) and path not in self._stuck
 
     def waiting_s(self) -> float:
         """How long ago this rank saw that it was asked to save and end."""
@@ -84,7 +84,7 @@ class Wishes:
         if self._rank != 0 or not (save or stop):
             return
         for fulfilled, path in ((save, self._folder.save_file), (stop, self._folder.stop_file)):
-            if fulfilled and path.exists():
+            if fulfilled and is_there(path):
                 try:
                     self._fence()
                     path.unlink(missing_ok=True)

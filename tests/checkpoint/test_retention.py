@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megatrain.checkpoint.manifest import MANIFEST, Manifest, write_manifest
-from megatrain.checkpoint.place import LocalPlace
-from megatrain.checkpoint.retention import Retention, remove_checkpoint, superfluous_folders
+from megatrain.checkpoint.place import LocalPlace, OpenFile
+from megatrain.checkpoint.read import newest_first
+from megatrain.checkpoint.retention import Inventory, Retention, remove_checkpoint, superfluous_folders
 from megatrain.state import RunState, checkpoint_name
 
 LOSSES = st.dictionaries(st.integers(0, 60), st.none() | st.floats(0, 9), min_size=1, max_size=20)
@@ -100,3 +101,44 @@ def test_what_is_damaged_takes_nobodys_place(tmp_path: Path) -> None:
         "step-00000010",
         "step-00000020",
     ]
+
+
+class Counted(LocalPlace):
+    """Counts what it is asked, as object storage would be."""
+
+    requests = 0
+
+    def exists(self, name: str) -> bool:
+        self.requests += 1
+        return super().exists(name)
+
+    def open(self, name: str) -> OpenFile:
+        self.requests += 1
+        return super().open(name)
+
+
+def test_a_save_costs_the_same_however_many_are_kept(tmp_path: Path) -> None:
+    """Each manifest is looked at once. What somebody else removed takes nobody's place."""
+    place = Counted(tmp_path)
+    known, rules = Inventory(place), Retention(2, keep_every=10, keep_best=1)
+    for step in range(10, 310, 10):
+        commit(place, step, 1 + 1 / step)
+    assert superfluous_folders(place, rules, checkpoint_name(300), inventory=known) == []
+    assert place.requests == 60
+    commit(place, 311, 9.0)
+    known.forget(checkpoint_name(311))
+    place.requests = 0
+    assert superfluous_folders(place, rules, checkpoint_name(311), inventory=known) == []
+    assert place.requests == 2, "the new one is there, and read"
+    commit(place, 320, 9.0)
+    commit(place, 333, 9.0)
+    place.requests = 0
+    assert superfluous_folders(place, rules, checkpoint_name(333), inventory=known) == [checkpoint_name(311)]
+    assert place.requests == 7
+    (tmp_path / checkpoint_name(320) / MANIFEST).unlink()
+    gone = superfluous_folders(place, rules, checkpoint_name(333), inventory=known)
+    assert gone == [checkpoint_name(320)], "never committed, as it seems; 311 takes its place"
+    assert next(newest_first(place)) == checkpoint_name(333)
+    place.requests = 0
+    next(newest_first(place))
+    assert place.requests == 1

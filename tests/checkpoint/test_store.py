@@ -15,13 +15,13 @@ from megatrain import faults
 from megatrain.checkpoint.boxes import Box
 from megatrain.checkpoint.commit import Facts, Identity
 from megatrain.checkpoint.fragments import Held
-from megatrain.checkpoint.manifest import MANIFEST
+from megatrain.checkpoint.manifest import MANIFEST, SEAL_BYTES, sealed_text
 from megatrain.checkpoint.place import LocalPlace
-from megatrain.checkpoint.read import Checkpoint
+from megatrain.checkpoint.read import Checkpoint, newest_whole
 from megatrain.checkpoint.retention import Retention
 from megatrain.checkpoint.store import Saved, Store, load
 from megatrain.checkpoint.tier import MAIN, Tier
-from megatrain.errors import FailedWork
+from megatrain.errors import FailedWork, UserError
 from megatrain.parallel.context import ParallelContext
 from megatrain.state import RunState
 
@@ -124,6 +124,35 @@ def test_only_what_fits_is_found_and_the_rest_can_be_forgotten(tmp_path: Path) -
     (tmp_path / "step-00000001" / MANIFEST).write_text("{")
     store.forget(lambda state: state.step == 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000002"]
+
+
+def test_a_damaged_manifest_falls_back_whatever_it_claims(tmp_path: Path) -> None:
+    """Another number, a newer version, no version, another step's folder: the older checkpoint is used."""
+    store = make(LocalPlace(tmp_path))
+    for step in (1, 2):
+        store.save(values(), facts(step))
+        store.wait()
+    path = tmp_path / "step-00000002" / MANIFEST
+    sound = path.read_bytes()
+    assert store.find().name == "step-00000002"
+    for old, new in (
+        (b'"consumed_samples":0', b'"consumed_samples":8'),
+        (b'"version":3', b'"version":7'),
+        (b'"version":3', b'"version":2'),
+        (b'"version":3', b'"versio~":3'),
+        (b"own_xxh3", b"own_xxh2"),
+        (b"weights/m", b"weights/o"),
+        (sound, (tmp_path / "step-00000001" / MANIFEST).read_bytes()),
+    ):
+        path.write_bytes(sound.replace(old, new, 1))
+        assert path.read_bytes() != sound
+        found = store.find()
+        assert found.name == "step-00000001" and "not a sound manifest" in only(found.damaged)
+        newest, damaged = newest_whole(LocalPlace(tmp_path))
+        assert newest is not None and newest.name == "step-00000001" and len(damaged) == 1
+    path.write_bytes(sealed_text(sound[:-SEAL_BYTES].replace(b'"version":3', b'"version":7', 1)))
+    with pytest.raises(UserError, match="version 7 is newer"):
+        store.find()
 
 
 def test_a_damaged_newer_one_does_not_push_out_what_is_new(tmp_path: Path) -> None:

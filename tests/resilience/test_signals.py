@@ -88,3 +88,22 @@ def test_an_orphan_wishes_to_end(tmp_path: Path) -> None:
     supervisor.kill()
     supervisor.communicate()
     assert wishes.now() == Wish(preempt=True)
+
+
+def test_a_request_may_be_anything_and_one_that_stays_is_granted_once(tmp_path: Path) -> None:
+    """A folder, a FIFO, a link to nothing; a file system that does not answer asks for nothing."""
+    folder = RunFolder(tmp_path)
+    wishes = Wishes([], folder, 0)
+    (folder.save_file / "inside").mkdir(parents=True)
+    (folder.stop_file).symlink_to(tmp_path / "nothing")
+    assert wishes.now().save and wishes.now().stop
+    wishes.granted(save=True, stop=True)
+    assert folder.save_file.is_dir() and not folder.stop_file.is_symlink()
+    assert not wishes.now().save and not wishes.now().stop
+    os.mkfifo(folder.stop_file)
+    assert wishes.now().stop
+    wishes.granted(save=False, stop=True)
+    assert not wishes.now().stop
+    (tmp_path / "file").touch()
+    assert not Wishes([], RunFolder(tmp_path / "file"), 0).now().stop
+    assert not Wishes([], RunFolder(tmp_path / ("x" * 300)), 0).now().save
