@@ -1,6 +1,7 @@
 """Drops documents with words of a list that the user gives."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from functools import partial
 from itertools import groupby, islice
@@ -20,7 +21,8 @@ _LONGEST = 100
 
 
 class BadWords(Section):
-    """Files of words and phrases, one a line, in any case; a document with over `max_matches` is dropped.
+    """Files of words and phrases, one a line, in any case, width and composition; a document with over
+    `max_matches` is dropped.
 
     As in C4 (Raffel et al. 2020), a word must stand alone, "ass" is not in "class", but is found anywhere in
     the text where it has letters of a script without spaces. `by_language` is for documents of that language
@@ -50,14 +52,20 @@ def _step(
     most: int, by_language: Mapping[str, re.Pattern[str]], everywhere: re.Pattern[str], document: Document
 ) -> Document | Drop:
     pattern = by_language.get(document.metadata.get("language", ""), everywhere)
-    found = list(islice(pattern.finditer(document.text.lower()), most + 1))
+    found = list(islice(pattern.finditer(in_one_form(document.text)), most + 1))
     if len(found) <= most:
         return document
     return Drop("bad_words.found", ", ".join(sorted({match[0] for match in found})))
 
 
+def in_one_form(text: str) -> str:
+    """A text without what case, width and composition make of the same word: "ＳＴＲＡẞＥ" is "strasse"."""
+    # The capital dotted I of Turkish becomes an i and a dot.
+    return unicodedata.normalize("NFKC", text).casefold().replace("i\u0307", "i")
+
+
 def pattern_of(words: Iterable[str]) -> re.Pattern[str]:
-    """What finds any of some words in lower case in a text in lower case; without words, nothing."""
+    """What finds any of some words in a text, both `in_one_form`; without words, nothing."""
     spaced = sorted(word for word in words if not _UNSPACED.search(word))
     unspaced = sorted(word for word in words if _UNSPACED.search(word))
     parts = []
@@ -91,6 +99,6 @@ def _read(file: str) -> frozenset[str]:
             len(line) <= _LONGEST,
             f"bad_words: {file}:{number}: {len(line)} characters; write one word or phrase a line",
         )
-    words = frozenset(word for line in lines if (word := line.strip().lower()))
+    words = frozenset(word for line in lines if (word := in_one_form(line.strip())))
     require(words, f"bad_words: {file}: holds no words")
     return words

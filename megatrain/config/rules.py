@@ -41,6 +41,12 @@ def _check_signals(config: Config) -> None:
     )
 
 
+_LOWER = {
+    "model.heads": "lower parallel.tensor",
+    "model.kv_heads": "lower parallel.tensor: a head of keys and values is not replicated over tensor ranks",
+}
+
+
 def _check_model(config: Config) -> None:
     model, tensor = config.model, config.parallel.tensor
     require(
@@ -64,9 +70,7 @@ def _check_model(config: Config) -> None:
         require(
             value % tensor == 0,
             f"{key} ({value}) must be a multiple of parallel.tensor ({tensor}); "
-            + (
-                f"pad it to {up}" if key in ("model.vocab_size", "model.ffn_dim") else "lower parallel.tensor"
-            ),
+            + (f"pad it to {up}" if key in ("model.vocab_size", "model.ffn_dim") else _LOWER[key]),
         )
 
 

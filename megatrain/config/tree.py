@@ -63,7 +63,8 @@ class ModelConfig(Section):
     heads: PositiveInt = 12
     """Heads of queries, a multiple of kv_heads."""
     kv_heads: PositiveInt = 12
-    """Heads of keys and values: fewer than `heads` is grouped-query attention, 1 is multi-query."""
+    """Heads of keys and values: fewer than `heads` is grouped-query attention, 1 is multi-query. A
+    multiple of `parallel.tensor`: no head is replicated over tensor ranks, so multi-query trains with 1."""
     head_dim: PositiveInt = 64
     """Width of one head; heads * head_dim need not be dim."""
     ffn_dim: PositiveInt = 2048

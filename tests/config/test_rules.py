@@ -31,7 +31,7 @@ def error_of(*overrides: str) -> str:
         ),
         (
             ("parallel.tensor=4", "model.heads=12", "model.kv_heads=2"),
-            ("model.kv_heads (2)", "parallel.tensor (4)", "lower parallel.tensor"),
+            ("model.kv_heads (2)", "parallel.tensor (4)", "lower parallel.tensor", "is not replicated"),
         ),
         (
             ("parallel.tensor=4", "model.ffn_dim=2050"),

@@ -70,3 +70,11 @@ def test_bad_files_are_told(tmp_path: Path) -> None:
             BadWords(file=file).build()
     with pytest.raises(ValidationError, match="file or by_language"):
         BadWords()
+
+
+def test_case_width_and_composition_do_not_hide_a_word(tmp_path: Path) -> None:
+    step = BadWords(file=written(tmp_path / "all.txt", "istanbul", "Straße", "cafe\u0301")).build()
+    for text in ("İSTANBUL", "STRASSE", "ｓｔｒａｓｓｅ", "CAF\u00c9", "caf\u00e9 noir"):
+        assert reason(step, text) == "bad_words.found", text
+    for text in ("istanbullu", "cafe", "strasse2"):
+        assert reason(step, text) is None, text
