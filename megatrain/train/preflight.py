@@ -105,6 +105,7 @@ def prepare_run(config: Config, world: int, rank: int = 0) -> Prepared:
     folder = RunFolder(Path(config.run.folder))
     place = place_of_run(folder, config.checkpoint.folder, config.checkpoint.staging)
     _check_faults(config, world)
+    damaged: list[str] = []
     if rank == 0:
         _check_own_files(folder)
         require_reachable(place)
@@ -114,7 +115,7 @@ def prepare_run(config: Config, world: int, rank: int = 0) -> Prepared:
         newest = next(newest_first(place), None)
         _check_room(folder, place, config, begun=newest is not None)
         if newest is not None:
-            _check_existing(place, config, identity, fingerprint)
+            damaged = _check_existing(place, config, identity, fingerprint)
         elif not config.checkpoint.tiers:  # of which this host may see none
             require_not_lost(
                 folder, read_progress(folder), place, on_purpose=config.checkpoint.restart_from_zero
@@ -134,6 +135,7 @@ def prepare_run(config: Config, world: int, rank: int = 0) -> Prepared:
         place,
         passes,
         (
+            *(f"checkpoint skipped: {what}" for what in damaged),
             *warnings_of(passes, train, validation, config.data.sequence_length),
             *(
                 f"deepspeed.{key} has no effect (parallel.zero={config.parallel.zero}): {why}; leave it out"
@@ -222,10 +224,10 @@ def _check_weights(source: str, identity: Identity) -> None:
     require_whole(checkpoint, hashes=False)
 
 
-def _check_existing(place: Place, config: Config, identity: Identity, fingerprint: str) -> None:
+def _check_existing(place: Place, config: Config, identity: Identity, fingerprint: str) -> list[str]:
     """The newest checkpoint with all its files belongs to this run. That there is none is told here where no
-    other tier could have one."""
-    damaged = []
+    other tier could have one. Returns what is wrong with newer ones."""
+    damaged: list[str] = []
     for name in newest_first(place):
         try:
             checkpoint = Checkpoint(name, place)
@@ -246,9 +248,10 @@ def _check_existing(place: Place, config: Config, identity: Identity, fingerprin
             f"train.steps ({config.train.steps}) is below the step that {config.run.folder} has reached "
             f"({done}); raise it, or choose another run.folder",
         )
-        return
+        return damaged
     if not config.checkpoint.tiers:
         raise FailedWork(none_whole(place, damaged))
+    return damaged
 
 
 def _check_room(folder: RunFolder, place: Place, config: Config, *, begun: bool) -> None:

@@ -172,7 +172,8 @@ def test_damage_is_told_before_a_launch(corpus: Path, tmp_path: Path) -> None:
     older = dataclasses.replace(sound, state=dataclasses.replace(sound.state, step=2))
     write_manifest(place, "step-00000002", older)
     refused(r"step-00000002 is of another model", run_config(corpus, run, "model.dim=32"))
-    prepare_run(config, 1)
+    (warning,) = [line for line in prepare_run(config, 1).warnings if "skipped" in line]
+    assert warning.startswith("checkpoint skipped: step-00000003: ")
 
 
 def test_weights_of_a_damaged_checkpoint_are_not_begun_with(corpus: Path, tmp_path: Path) -> None:
