@@ -3,7 +3,7 @@
 import ipaddress
 import re
 
-from data_tools.steps.pii_rules import Rule, Span, after, before, is_price, is_version
+from data_tools.steps.pii_rules import Rule, Span, after, before, called, is_price, is_version, vocabulary
 
 _IPV4 = re.compile(r"\d(?<![\d.]\d)\d{0,2}(?:\.\d{1,3}){3}(?!\.?\d)(?![A-Za-z_])", re.ASCII)
 # Public addresses are 2000::/3; the first group keeps the "::" of programs out.
@@ -13,6 +13,8 @@ _IPV6 = re.compile(
 )
 # A name just before the number ("v10.2", "lib-2.3"), unless it is "ip".
 _NAMED = re.compile(r"(?:(?<!\bi)p|[a-oq-z_])-?$", re.IGNORECASE)
+_ADDRESS_WORDS = vocabulary("ip ips ipv4")
+_ADDRESS_ENDS = ("ip地址", "ip位址", "ipアドレス", "ip-адрес")
 _HEADING_BEFORE = re.compile(r"[\s#*>]*$")
 _HEADING_AFTER = re.compile(r"[.:)]?\s+[^\W\d_a-z]")
 _HEADING_PART = 50
@@ -21,9 +23,9 @@ _X500 = re.compile(r"2\.5\.(?:4|29)\.")
 
 
 def _public_v4(match: re.Match[str]) -> Span | None:
-    """At least two parts of 10 and more: fewer are a section, "6.1.2.3" (and 1 public address in 4,000)."""
+    """Two parts of 10 and more, or "ip" before it: else a section, "6.1.2.3" (and 1 address in 4,000)."""
     parts = match[0].split(".")
-    few = sum(len(part) > 1 for part in parts) < 2
+    few = sum(len(part) > 1 for part in parts) < 2 and not called(match, _ADDRESS_WORDS, _ADDRESS_ENDS)
     if few or not _is_public(match[0]) or _X500.match(match[0]) or _NAMED.search(before(match)):
         return None
     if is_version(match, match.end()) or is_price(match, match.end()) or _is_heading(match, parts):

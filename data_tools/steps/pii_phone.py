@@ -130,7 +130,7 @@ def _after_word(match: re.Match[str]) -> Span | None:
     said = set(":：=") & set(match["mark"]) or len(match["mark"].strip()) > 1
     if not said and match["word"].isascii():
         groups = len(_GROUP.findall(number.strip("(+")))
-        if groups < 2 or _THOUSANDS.fullmatch(number):
+        if (groups < 2 and digits < 10) or _THOUSANDS.fullmatch(number):
             return None  # "phone 1 200 000", "mobile 12345678"
     return start, end
 

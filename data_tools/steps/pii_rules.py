@@ -74,7 +74,8 @@ def after(match: re.Match[str], end: int) -> str:
 
 
 _CURRENCY = (
-    r"[$€£¥₩₽₹₺₫₴₦฿₪]|R\$|Rp\.?|(?:USD|EUR|GBP|JPY|CNY|RMB|INR|KRW|RUB|BRL|IDR|VND|CHF|CAD|AUD)(?![A-Za-z])"
+    r"[$€£¥₩₽₹₺₫₴₦฿₪＄￡￥￦]|R\$|Rp\.?"
+    r"|(?:USD|EUR|GBP|JPY|CNY|RMB|INR|KRW|RUB|BRL|IDR|VND|CHF|CAD|AUD)(?![A-Za-z])"
 )
 _PRICE_BEFORE = re.compile(rf"(?:{_CURRENCY})\s?$")
 _PRICE_AFTER = re.compile(
