@@ -52,5 +52,5 @@ def test_bad_hosts_in_any_file(tmp_path: Path) -> None:
     assert read_bad_hosts(folder) == ["node1", "\ufffd", "node2"]
     folder.bad_hosts.unlink()
     folder.bad_hosts.mkdir()
-    with pytest.raises(FailedWork, match=r"bad-hosts\.txt: cannot be read: is not a regular file"):
+    with pytest.raises(FailedWork, match=r"bad-hosts\.txt: cannot be read: Is a directory"):
         read_bad_hosts(folder)
