@@ -128,7 +128,16 @@ def added(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """Two records of different sources as one."""
     both = {
         name: {**old.get(name, {}), **new[name]}
-        for name in ("counts", "changes", "languages", "evaluation_sets", "inputs", "files")
+        for name in (
+            "counts",
+            "changes",
+            "languages",
+            "evaluation_sets",
+            "left_out",
+            "metadata",
+            "inputs",
+            "files",
+        )
         if name in new
     }
     sources = {**old["config"]["sources"], **new["config"]["sources"]}
@@ -200,7 +209,7 @@ def _only(made: Mapping[str, Any], sources: set[str]) -> dict[str, Any]:
     }
     parts = {
         name: {source: told for source, told in made[name].items() if source in sources}
-        for name in ("counts", "changes", "languages")
+        for name in ("counts", "changes", "languages", "left_out", "metadata")
         if name in made
     }
     return {**made, **parts, "config": config}

@@ -15,6 +15,7 @@ from data_tools.config_files import files_of
 from data_tools.document import Document, Drop, Step
 from data_tools.readers import InputPart, read_documents
 from data_tools.readers.raw import is_remote, local_path
+from data_tools.readers.text import NO_SEPARATOR
 from data_tools.readers.unchanged import look_at, require_same_hashes
 from data_tools.samples import Samples
 from data_tools.task import Stage
@@ -35,10 +36,13 @@ def collect(stage: Stage, task: Mapping[str, Any], room: Path) -> Mapping[str, A
     used = {str(path) for section in steps for path in files_of(section)}
     require_same_hashes({path: said for path, said in stage.shared["files"].items() if path in used})
     kept, samples = CollectedWriter(room, stage.config.duplicates), Samples(stage.config.samples)
-    counts = Counter[str]()
+    counts, metadata, unparted = Counter[str](), Counter(dict.fromkeys(source.metadata, 0)), 0
     for file, part in enumerate(parts):
         for position, found in read_documents(part, source, name):
             counts["read"] += 1
+            if isinstance(found, Document):
+                metadata.update(source.metadata.keys() & found.metadata.keys())
+                unparted += found.counts[NO_SEPARATOR]
             end = passed(found)
             if isinstance(end, Document) and not end.text.strip():
                 end = Drop("length.empty", "nothing is left after the last step")
@@ -59,6 +63,8 @@ def collect(stage: Stage, task: Mapping[str, Any], room: Path) -> Mapping[str, A
         "documents": len(kept),
         "counts": counts,
         "changes": passed.changes,
+        "metadata": metadata,
+        "unparted": unparted,
         "files": [part.url for part in parts],
         "read": [[part.url, part.start, part.bytes, _hash_of(part)] for part in parts],
         "looks": {part.url: look_at(local_path(part.url)) for part in parts if not is_remote(part.url)},

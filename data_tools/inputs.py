@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_tools.config import DataConfig
-from data_tools.readers import InputPart, find_files, require_readable, split
+from data_tools.readers import InputPart, look_for_files, require_readable, split, told_left_out
 from data_tools.readers.raw import local_path
 from data_tools.readers.unchanged import look_at, require_same
 from megatrain.errors import FailedWork, require
@@ -31,6 +31,16 @@ class Inputs:
 
     config: DataConfig
     files: Mapping[str, Sequence[InputPart]]
+    left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Of each source how many files in its folders were not taken, by why."""
+
+    def notes(self) -> list[str]:
+        """What was left out, a line for each source."""
+        return [
+            f"sources.{name}: left out of its folders: {told_left_out(left_out)}"
+            for name, left_out in self.left_out.items()
+            if left_out
+        ]
 
     def stats(self) -> dict[str, dict[str, Any]]:
         """What tells by a look whether a file is the same as before, by its URL."""
@@ -62,10 +72,14 @@ class Inputs:
 
 def find_inputs(config: DataConfig) -> Inputs:
     """Look for every source's files. Raises UserError where one has none that can be read."""
-    files = {name: find_files(name, source) for name, source in config.sources.items()}
-    for name, found in files.items():
-        require_readable(name, config.sources[name], found)
-    return Inputs(config, files)
+    found = {name: look_for_files(name, source) for name, source in config.sources.items()}
+    for name, one in found.items():
+        require_readable(name, config.sources[name], one.parts)
+    return Inputs(
+        config,
+        {name: one.parts for name, one in found.items()},
+        {name: one.left_out for name, one in found.items()},
+    )
 
 
 def recorded(inputs: Inputs, read: Sequence[Sequence[Any]]) -> dict[str, dict[str, Any]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from data_tools.duplicate_stage import Found, find_duplicates
 from data_tools.inputs import Inputs, ReplacedFile, recorded, require_unchanged_since
 from data_tools.output import mark_unfinished
 from data_tools.progress import flow_lines
-from data_tools.readers import require_few_broken
+from data_tools.readers import Source, require_few_broken
+from data_tools.readers.source import kind_of
 from data_tools.readers.unchanged import require_same_hashes
 from data_tools.selection import SPLITS
 from data_tools.shards import plan_ranges
@@ -69,6 +71,8 @@ def make(
     `files` are the hashes of what the config names besides raw files, by path. Gives what is recorded of the
     sources that were made.
     """
+    for line in inputs.notes():
+        shop.progress.note(line)
     collected = _collect(shop, inputs, files)
     found = find_duplicates(shop, base.corpus(shop.config, collected.parts()))
     tokenizer, info = base.tokenizer or tokenizer_of(shop, found, files)
@@ -87,6 +91,8 @@ def make(
         "changes": _summed(shop, [*_by_source(collected), *_by_source(collected, encoded)], "changes"),
         "languages": _summed(shop, _by_source(collected, encoded), "languages"),
         "evaluation_sets": evaluation_sets(shop.config),
+        "left_out": inputs.left_out,
+        "metadata": _summed(shop, _by_source(collected), "metadata"),
     }
     require(
         any(shard.split == "train" for shard in shards),
@@ -113,8 +119,32 @@ def _collect(shop: Workshop, inputs: Inputs, files: Mapping[str, str]) -> Collec
     for name, source in shop.config.sources.items():
         counts = sum((Counter(r["counts"]) for r in collected.results if r["source"] == name), Counter())
         require_few_broken(name, source, counts["read"], counts)
+    for line in _idle_options(shop, inputs, collected):
+        shop.progress.note(f"warning: {line}")
     _require_documents(_counts(shop, collected, None))
     return collected
+
+
+def _idle_options(shop: Workshop, inputs: Inputs, collected: Collected) -> Iterator[str]:
+    """What the config asks for and no file has: columns of metadata, a separator of documents."""
+    seen = _summed(shop, _by_source(collected), "metadata")
+    for name, source in shop.config.sources.items():
+        for target, column in source.metadata.items():
+            if not seen[name].get(target):
+                yield f"sources.{name}.metadata.{target}: no record has {column}"
+        texts = sum(_is_text(file.url, source) for file in inputs.files[name])
+        unparted = sum(result["unparted"] for of, result in _by_source(collected) if of == name)
+        if source.document_separator is not None and unparted:
+            separator = json.dumps(source.document_separator)
+            yield (
+                f"sources.{name}.document_separator: {separator} does not occur in {unparted:,} of "
+                f"{texts:,} files: each is one document"
+            )
+
+
+def _is_text(url: str, source: Source) -> bool:
+    kind = kind_of(url, source)
+    return kind is not None and kind.format == "txt"
 
 
 def _require_same_inputs(shop: Workshop, collected: Collected) -> None:

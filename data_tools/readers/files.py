@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import stat
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -19,6 +21,7 @@ from data_tools.readers.source import (
     Source,
     compression_of,
     kind_in_folder,
+    named_format,
     require_kind,
 )
 from data_tools.readers.streams import Damaged, decompressed, require_decompressor
@@ -28,7 +31,20 @@ from megatrain.errors import FailedWork, UserError, require
 _LOOKS_AT_ONCE = 32  # Of remote files; Common Crawl lists 90,000 a crawl.
 
 
+@dataclass(frozen=True)
+class FoundFiles:
+    """The files of a source, and how many in its folders were left out, by why."""
+
+    parts: Sequence[InputPart]
+    left_out: Mapping[str, int]
+
+
 def find_files(name: str, source: Source) -> list[InputPart]:
+    """The files of a source. Raises what look_for_files raises."""
+    return list(look_for_files(name, source).parts)
+
+
+def look_for_files(name: str, source: Source) -> FoundFiles:
     """The files of a source: pattern by pattern, those of each in the order of their names, none twice.
 
     In folders, and below them, those of an unknown kind are left out, and those whose names begin with `.`
@@ -52,7 +68,13 @@ def find_files(name: str, source: Source) -> list[InputPart]:
         any(part.bytes for part in found.values()),
         f"sources.{name}.files: every file is empty ({next(iter(found))} ...); give it text",
     )
-    return list(found.values())
+    left_out = sum((look.left_out for look in looks), Counter[str]())
+    return FoundFiles(list(found.values()), dict(sorted(left_out.items())))
+
+
+def told_left_out(left_out: Mapping[str, int]) -> str:
+    """What was left out, as text."""
+    return ", ".join(f"{count:,} {what}" for what, count in sorted(left_out.items()) if count)
 
 
 def _patterns(name: str, source: Source) -> list[str]:
@@ -95,6 +117,23 @@ def _require_read_options(name: str, source: Source, formats: set[Any]) -> None:
     )
 
 
+_ODD_NAME = "the name is no UTF-8 or holds control characters; rename the file"
+
+
+def is_plain_name(path: str) -> bool:
+    """Whether a path can stand in records and lines: valid UTF-8 without control characters."""
+    return not re.search("[\x00-\x1f\x7f\ud800-\udfff]", path)
+
+
+def _is_special(path: str) -> bool:
+    """Whether it is a FIFO, a socket or a device."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False  # whoever looks at it tells
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
 @dataclass(frozen=True)
 class _Look:
     """One pattern, looked up."""
@@ -102,6 +141,8 @@ class _Look:
     pattern: str
     source: Source
     key: str
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Of the folders that were looked through: how many files and folders were not taken, by why."""
 
     @property
     def _where(self) -> str:
@@ -114,32 +155,61 @@ class _Look:
     def found(self) -> list[InputPart]:
         looked = self._remote() if is_remote(self.pattern) else self._local()
         parts = sorted(looked, key=lambda part: part.url)
+        left = told_left_out(self.left_out)
         require(
             parts,
-            f"{self._where}: no such file, or a folder without {KNOWN_IN_FOLDERS} "
-            "(or of the kind that `format` says)",
+            f"{self._where}: "
+            + (
+                f"no file of this folder is taken (left out: {left}); name the files, or set `format`"
+                if left
+                else f"no such file, or a folder without {KNOWN_IN_FOLDERS} (or of the kind that `format` says)"
+            ),
         )
         return parts
 
     def _wanted(self, path: str) -> bool:
-        """Whether a file that was found in a folder is taken."""
-        hidden = PurePosixPath(path).name.startswith((".", "_"))
-        return not hidden and kind_in_folder(path, self.source) is not None
+        """Whether a file that was found in a folder is taken; if not it is counted."""
+        name = PurePosixPath(path).name
+        why = None
+        if name.startswith((".", "_")):
+            why = "whose names begin with . or _"
+        elif not is_plain_name(path):
+            why = "with names that are no UTF-8 or hold control characters"
+        elif kind_in_folder(path, self.source) is None:
+            suffix = PurePosixPath(name).suffix.lower()
+            why = f"of unknown kind ({suffix})" if suffix and len(suffix) <= 10 else "of unknown kind"
+        if why is not None:
+            self.left_out[why] += 1
+        return why is None
+
+    def _by_content(self, path: str) -> bool:
+        return self.source.format is not None and named_format(path) != self.source.format
 
     def _local(self) -> Iterator[InputPart]:
         path = os.path.expanduser(local_path(self.pattern))
         for match in [path] if os.path.lexists(path) else glob.iglob(path, recursive=True):
-            if os.path.isdir(match):
-                yield from (self._local_part(file) for file in self._walk(match) if self._wanted(file))
-            else:
+            if not os.path.isdir(match):
+                require(is_plain_name(match), f"{self._at(match)!r}: {_ODD_NAME}")
                 yield self._local_part(match)
+                continue
+            for file in self._walk(match):
+                if not self._wanted(file):
+                    continue
+                if _is_special(file):
+                    self.left_out["that are no regular files"] += 1
+                else:
+                    yield replace(self._local_part(file), by_content=self._by_content(file))
 
     def _walk(self, folder: str) -> Iterator[str]:
         def refuse(error: OSError) -> None:
             raise UserError(f"{self._at(error.filename)}: cannot be listed: {reason(error)}")
 
         for below, folders, files in os.walk(folder, onerror=refuse):
-            folders[:] = [one for one in folders if not one.startswith((".", "_"))]
+            hidden = [one for one in folders if one.startswith((".", "_"))]
+            links = [one for one in folders if one not in hidden and os.path.islink(os.path.join(below, one))]
+            self.left_out["folders whose names begin with . or _"] += len(hidden)
+            self.left_out["links to folders"] += len(links)
+            folders[:] = [one for one in folders if one not in hidden]
             yield from (os.path.join(below, file) for file in files)
 
     def _local_part(self, path: str) -> InputPart:
@@ -162,7 +232,9 @@ class _Look:
                     yield self._remote_part(fs, match, info)
                     continue
                 below = persist(lambda match=match: fs.find(match, detail=True))  # type: ignore[misc]
-                yield from (self._remote_part(fs, *file) for file in below.items() if self._wanted(file[0]))
+                for name, entry in below.items():
+                    if self._wanted(name):
+                        yield replace(self._remote_part(fs, name, entry), by_content=self._by_content(name))
         except FileNotFoundError:
             raise UserError(f"{self._where}: no such file or folder there") from None
         except OSError as error:

@@ -21,6 +21,8 @@ class InputPart:
     modified: str
     """The time of the last change of a local file, in nanoseconds; of a remote one the ETag, or its time."""
     start: int = 0
+    by_content: bool = False
+    """Found in a folder, and its name is not one of the source's format: its first bytes decide."""
     whole_bytes: int = 0
     """Of the file that it is a part of; 0: it is the whole."""
 

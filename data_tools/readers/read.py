@@ -12,12 +12,13 @@ from data_tools.readers.markdown import read_markdown
 from data_tools.readers.parts import InputPart
 from data_tools.readers.raw import open_raw
 from data_tools.readers.records import BROKEN, Record
+from data_tools.readers.sniff import ARRAY, PRETTY, REASONS, foreign
 from data_tools.readers.source import Source, require_kind
 from data_tools.readers.streams import Damaged, decompressed
 from data_tools.readers.text import read_html, read_json_lines, read_text
 from data_tools.readers.unchanged import require_unchanged
 from data_tools.readers.warc import read_warc
-from megatrain.errors import FailedWork, UserError
+from megatrain.errors import FailedWork, UserError, require
 
 _LOOKED_AT = 100
 _NOT_OF_COLUMN = ("read.no_text", "read.broken_json", "read.broken_csv")
@@ -46,6 +47,10 @@ def read_documents(part: InputPart, source: Source, name: str) -> Iterator[Recor
 def _records(part: InputPart, source: Source, name: str) -> Iterator[Record]:
     kind = require_kind(part.url, source, name)
     with open_raw(part.url) as raw, decompressed(raw, kind.compression) as stream:
+        if drop := foreign(stream, kind.format, source, by_content=part.by_content):
+            if not part.start:
+                yield Record(0, drop)
+            return
         match kind.format:
             case "txt":
                 yield from read_text(stream, source, name)
@@ -75,10 +80,16 @@ def require_readable(name: str, source: Source, parts: Sequence[InputPart]) -> N
         first = list(itertools.islice(read_documents(part, source, name), _LOOKED_AT))
     except FailedWork as error:
         raise UserError(str(error)) from None
+    drops = [record.found for record in first if isinstance(record.found, Drop)]
+    if len(drops) == 1 and drops[0].reason in REASONS:
+        what = drops[0].detail
+        require(not what.startswith((ARRAY, PRETTY)), f"sources.{name}: {part.url} is {what}")
+        require(len(parts) > 1, f"sources.{name}: {part.url}: {what}; name files of text")
     if require_kind(part.url, source, name).format not in ("jsonl", "csv", "tsv"):
         return  # of the others the schema tells, or nothing
-    drops = [record.found for record in first if isinstance(record.found, Drop)]
     if first and len(drops) == len(first) and all(drop.reason in _NOT_OF_COLUMN for drop in drops):
+        if "JSON list" in drops[0].detail:
+            raise UserError(f"sources.{name}: {part.url} is {ARRAY}; write each item on a line of its own")
         raise UserError(
             f"sources.{name}: none of the first {len(drops)} records of {part.url} gives a text "
             f"({drops[0].reason}: {drops[0].detail}); name the column by sources.{name}.text_column, or "

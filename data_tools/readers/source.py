@@ -31,6 +31,8 @@ _SUFFIXES: dict[str, Format] = {
     "tsv": "tsv",
     "md": "markdown",
     "markdown": "markdown",
+    "xhtml": "html",
+    "xht": "html",
 }
 KNOWN = ", ".join(f".{suffix}" for suffix in _SUFFIXES)
 COLUMNS: tuple[Format, ...] = ("jsonl", "parquet", "arrow", "csv", "tsv", "markdown")
@@ -122,8 +124,7 @@ class Kind:
 def kind_of(url: str, source: Source) -> Kind | None:
     """The kind of a file, as the source or else the name says; None where neither does."""
     compression = compression_of(url)
-    rest = _path(url).removesuffix(f".{compression}")
-    form = source.format or _SUFFIXES.get(rest.rpartition(".")[2])
+    form = source.format or named_format(url)
     return None if form is None else Kind(form, source.compression or compression)
 
 
@@ -134,6 +135,11 @@ def kind_in_folder(url: str, source: Source) -> Kind | None:
     """
     kind = kind_of(url, source)
     return None if kind and source.format is None and kind.format in _NOT_IN_FOLDERS else kind
+
+
+def named_format(url: str) -> Format | None:
+    """The format that a file's name tells; None where it tells none."""
+    return _SUFFIXES.get(_path(url).removesuffix(f".{compression_of(url)}").rpartition(".")[2])
 
 
 def compression_of(url: str) -> Compression:

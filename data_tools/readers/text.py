@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from data_tools.document import Document, Drop
@@ -23,11 +24,14 @@ from data_tools.readers.records import (
     without_mark,
     without_surrogates,
 )
+from data_tools.readers.separators import Separator
 from data_tools.readers.source import Source
 from data_tools.readers.streams import is_utf8, marked_encoding, transcoded
 
 _HALF_A_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 _SHOWN_COLUMNS = 10
+NO_SEPARATOR = "read.no_separator"
+"""Counted of a file in which the separator does not occur: it is one document."""
 
 
 class _Utf8(NamedTuple):
@@ -49,17 +53,25 @@ def _utf8(stream: Stream, source: Source) -> _Utf8:
 def read_text(stream: Stream, source: Source, name: str) -> Iterator[Record]:
     """The documents of a text: one, or as many as separators part."""
     utf8, at_most = _utf8(stream, source), source.max_document_bytes
-    found: Iterable[Piece]
     if source.document_separator is None:
-        found = [Piece(0, read_at_most(utf8.stream, at_most))]
-    else:
-        found = pieces(utf8.stream, source.document_separator.encode(), at_most)
-    for position, content in found:
-        if content is None:
-            yield Record(position, too_large(source))
-        else:
-            decoded = utf8.decode(without_mark(content, position))
-            yield Record(position, document(decoded, name, source))
+        yield _text(Piece(0, read_at_most(utf8.stream, at_most)), utf8, source, name)
+        return
+    separator = Separator(source.document_separator)
+    found = separator.split(utf8.stream, at_most)
+    first, second = next(found), next(found, None)
+    record = _text(first, utf8, source, name)
+    if not separator.seen and isinstance(record.found, Document):
+        record.found.counts[NO_SEPARATOR] += 1
+    yield record
+    for piece in () if second is None else itertools.chain([second], found):
+        yield _text(piece, utf8, source, name)
+
+
+def _text(piece: Piece, utf8: _Utf8, source: Source, name: str) -> Record:
+    if piece.content is None:
+        return Record(piece.position, too_large(source))
+    decoded = utf8.decode(without_mark(piece.content, piece.position))
+    return Record(piece.position, document(decoded, name, source))
 
 
 def read_json_lines(
