@@ -13,7 +13,7 @@ from data_tools import output
 from data_tools.assemble import PARTS, added, read_base
 from data_tools.beside import BESIDE, MEND, UNFINISHED, FileTask, check_file
 from data_tools.config import DataConfig
-from data_tools.config_files import require_steps
+from data_tools.config_files import build_steps, require_steps, require_tokenizer
 from data_tools.datasets.shards import require_size
 from data_tools.engines import engine
 from data_tools.inputs import find_inputs, require_same_inputs
@@ -44,7 +44,10 @@ def append(config: DataConfig, record: Mapping[str, Any], progress: Progress) ->
         {"pipeline_version": PIPELINE_VERSION, **config.model_copy(update={"sources": same}).deciding()},
     )
     mend = "sources can be added, all else must stay; undo that, or choose another output"
-    require(found is None, f"{folder}: was prepared by another config ({found}); {mend}")
+    if found is not None:
+        build_steps(config)  # a wrong path first
+        require_tokenizer(config)
+        raise UserError(f"{folder}: was prepared by another config ({found}); {mend}")
     _require_old_sources(folder, config, set(new), record)
     _require_old_files(folder, record)
     if not new:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from data_tools.progress import Progress
 from data_tools.workers import pool
 from megatrain.data.dataset import TokenDataset
 from megatrain.data.manifest import MANIFEST, splits_in
-from megatrain.data.packing import plan_folder
+from megatrain.data.packing import parse_plan, plan_folder
 from megatrain.durable import hash_file
+from megatrain.errors import FailedWork, UserError
 from megatrain.records import check_seal, parse_record, read_file
 
 PREPARED = "prepared.json"
@@ -23,6 +25,10 @@ BESIDE = "beside"
 UNFINISHED = "unfinished.txt"
 """Is there while a dataset is changed that was complete before."""
 OWN = (PREPARED, UNFINISHED)
+_OURS = re.compile(
+    r"[^/]+/manifest\.json|tokenizer/[^/]+|lineage/[^/]+/shard-\d+\.parquet|dropped/[^/]+\.jsonl"
+    r"|duplicates/(parts\.json|\d+/[^/]+\.arrow)"
+)
 MEND = "prepare the dataset again or restore this file"
 Looks = Mapping[str, Any]
 
@@ -41,14 +47,16 @@ class FileTask:
 def looks_beside(folder: Path, known: Mapping[str, Looks]) -> dict[str, Looks]:
     """Size and hash of every file that is no shard, by its name in the folder; `known` are those of an older
     record of the same folder."""
-    return {name: _looks(folder, name, known) for name in _names(folder)}
+    return {name: _looks(folder, name, known) for name in _names(folder, known)}
 
 
-def _names(folder: Path) -> list[str]:
+def _names(folder: Path, known: Mapping[str, Looks]) -> list[str]:
+    """What a preparation or an import writes; a file that someone else put there is in no record."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.name not in OWN)
     shards = {path for split in splits_in(folder) for path in split.glob("shard-*.arrow")}
     packed = {path for split in splits_in(folder) for path in split.glob(f"{plan_folder('*')}/*")}
-    return sorted(str(path.relative_to(folder)) for path in files if path not in shards | packed)
+    names = (str(path.relative_to(folder)) for path in files if path not in shards | packed)
+    return sorted(name for name in names if name in known or _OURS.fullmatch(name))
 
 
 def _looks(folder: Path, name: str, known: Mapping[str, Looks]) -> Looks:
@@ -79,10 +87,12 @@ def check_file(task: FileTask) -> str | None:
 def faults_beside(
     folder: Path, splits: Mapping[str, TokenDataset], quick: bool, workers: int, progress: Progress
 ) -> Iterator[tuple[Path, str]]:
-    """Of the record of the preparation, and of what it says lies beside the shards: manifests, the files of
-    the tokenizer, lineage, tables of duplicates, samples of what was dropped; each with its file."""
+    """Of the record of the preparation, of what it says lies beside the shards (manifests, the files of the
+    tokenizer, lineage, tables of duplicates, samples of what was dropped), and of files that no record names;
+    each with its file."""
     if (folder / MANIFEST).is_file():
-        return  # a split by itself
+        yield from _unknown(folder, splits, None)  # a split by itself
+        return
     path = folder / PREPARED
     try:
         record = parse_record(read_file(path))
@@ -94,6 +104,8 @@ def faults_beside(
     except FileNotFoundError:
         if any(dataset.manifest.made for dataset in splits.values()):
             yield path, f"{path}: missing; {MEND}"
+        else:
+            yield from _unknown(folder, splits, None)
         return
     except (OSError, ValueError, AttributeError, LookupError, TypeError) as error:
         yield path, f"{path}: damaged ({error}); {MEND}"
@@ -103,3 +115,41 @@ def faults_beside(
         for task, found in zip(tasks, faults, strict=True):
             if found is not None:
                 yield task.path, found
+    yield from _unknown(folder, splits, record[BESIDE].keys())
+
+
+def _unknown(
+    folder: Path, splits: Mapping[str, TokenDataset], named: Collection[str] | None
+) -> Iterator[tuple[Path, str]]:
+    """Files that neither the record (`named`; None: there is none) nor a manifest or plan names.
+
+    Hidden ones belong to file systems and desktops; of a split or plan whose manifest is lost or damaged that
+    is told; shards that no manifest names are told of with the shards.
+    """
+    homes = [dataset.folder for dataset in splits.values()]
+    lost = {path.parent for path in folder.glob("*/shard-*.arrow")} | {
+        path.parent for path in folder.glob(f"*/{MANIFEST}")
+    }
+    lost -= set(homes)
+    known = {home / MANIFEST for home in homes} | {folder / name for name in (*OWN, *(named or ()))}
+    for home in homes:
+        known |= set(home.glob("*.arrow"))
+        for plan in home.glob(plan_folder("*")):
+            lost_plan, names = _planned(plan)
+            lost |= {plan} if lost_plan else set()
+            known |= {plan / name for name in names}
+    for path in sorted(folder.rglob("*")):
+        inner = path.relative_to(folder)
+        if path.is_dir() or path in known or any(part.startswith(".") for part in inner.parts):
+            continue
+        if not lost & set(path.parents) and not (named is None and _OURS.fullmatch(str(inner))):
+            yield path, f"{path}: is in no record of this dataset; remove it"
+
+
+def _planned(plan: Path) -> tuple[bool, list[str]]:
+    """Whether a plan's own manifest cannot be read, and the files that it names."""
+    try:
+        shards = parse_plan(read_file(plan / MANIFEST), plan).shards
+    except (OSError, FailedWork, UserError):
+        return True, []
+    return False, [MANIFEST, *(one.name for one in shards)]

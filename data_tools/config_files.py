@@ -44,6 +44,13 @@ def require_steps(config: DataConfig, inputs: Inputs) -> dict[str, str]:
     return hashes
 
 
+def build_steps(config: DataConfig) -> None:
+    """Make every step once. Raises UserError where one lacks a file or a package."""
+    for name in config.sources:
+        for section in config.steps_of(name):
+            section.build()
+
+
 def evaluation_sets(config: DataConfig) -> dict[str, dict[str, int]]:
     """Of the sets that documents are compared with: how many texts, and how many too short to be sought."""
     found: dict[str, dict[str, int]] = {}

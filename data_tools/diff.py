@@ -37,6 +37,16 @@ class Difference:
     same_streams: bool
     """Whether each split has the same tokens in the same order: the fingerprints."""
 
+    @property
+    def equal(self) -> bool:
+        """Whether both hold the same: tokenizer, documents and their places, totals, token streams. How they
+        were made does not count: a dataset that was exported and imported again is equal."""
+        found = self.documents
+        same_totals = all(ours == theirs for ours, theirs in self.totals.values())
+        moved = found.only_in_a or found.only_in_b or found.moved
+        same_tokenizer = not any(key.startswith("tokenizer.") for key in self.settings)
+        return self.same_streams and same_totals and same_tokenizer and not moved
+
     def text(self) -> str:
         """The whole as text to read."""
         lines = [f"{key}: {_told(a)} in A, {_told(b)} in B" for key, (a, b) in self.settings.items()]

@@ -77,6 +77,7 @@ def prepare(config: DataConfig, progress: Progress | None = None) -> Prepared:
 def _require_same(folder: Path, record: Mapping[str, Any], config: DataConfig, inputs: Inputs) -> None:
     """Raise UserError unless the record is of this config and of files with this content."""
     mend = "choose another output, or set overwrite=true to replace it"
+    files = require_steps(config, inputs) | require_tokenizer(config)  # a wrong path first
     old = {"pipeline_version": record["pipeline_version"], **record["config"]}
     now = {"pipeline_version": PIPELINE_VERSION, **config.deciding()}
     new = sorted(config.sources.keys() - old["sources"].keys())
@@ -85,7 +86,6 @@ def _require_same(folder: Path, record: Mapping[str, Any], config: DataConfig, i
         mend = f"append=true adds {', '.join(new)}; or {mend}"
     found = output.difference(old, now)
     require(found is None, f"{folder}: was prepared by another config ({found}); {mend}")
-    files = require_steps(config, inputs) | require_tokenizer(config)
     changed = output.difference(record["files"], files)
     require(changed is None, f"{folder}: was prepared with another {changed}; {mend}")
     require_same_inputs(folder, record["inputs"], inputs, mend)

@@ -149,4 +149,4 @@ def _write_lineage(
             "metadata": strings["metadata"],
         }
     )
-    pq.write_table(table, path, compression="zstd")
+    pq.write_table(table, path, compression="zstd", write_page_checksum=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from data_tools import output
+from data_tools.convert.exported import RECORD, looks_of
 from data_tools.convert.inputs import Format
 from data_tools.convert.mds import write_mds
 from data_tools.convert.megatron import write_megatron
@@ -20,10 +20,9 @@ from data_tools.progress import Progress
 from megatrain.data.dataset import TokenDataset
 from megatrain.data.manifest import ShardInfo
 from megatrain.data.tokenizer import FOLDER, find_tokenizer
-from megatrain.durable import sync_folder, write_durably
+from megatrain.durable import sync_folder
 from megatrain.errors import require
-
-RECORD = "export.json"
+from megatrain.records import write_sealed
 
 
 def export_dataset(folder: Path, kind: Format, target: Path, progress: Progress | None = None) -> list[Path]:
@@ -48,7 +47,8 @@ def export_dataset(folder: Path, kind: Format, target: Path, progress: Progress 
                 home = find_tokenizer(dataset.folder)
                 if home is not None and not (partial / FOLDER).exists():
                     shutil.copytree(home, partial / FOLDER)
-            write_durably(partial / RECORD, (json.dumps(_record(kind, splits), indent=1) + "\n").encode())
+            record = {**_record(kind, splits), "files": looks_of(partial)}
+            write_sealed(partial / RECORD, record)
             os.rename(partial, target)
             sync_folder(target.parent)
     return [target / path.relative_to(partial) for path in written]

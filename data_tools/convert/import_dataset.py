@@ -13,6 +13,7 @@ from typing import Any, Literal
 from data_tools import output
 from data_tools.convert.batches import Batch, Cutter, by_source
 from data_tools.convert.documents import Documents, DocumentsTask, make_documents
+from data_tools.convert.exported import require_as_exported
 from data_tools.convert.inputs import Format, Input, Place, open_input
 from data_tools.convert.source_writer import SourceWriter
 from data_tools.progress import Progress
@@ -62,6 +63,7 @@ def import_dataset(config: ImportConfig, progress: Progress | None = None) -> di
     assert home is not None
     files = [file for _, one in inputs for file in one.files]
     looks = [look_at(file) for file in files]
+    require_as_exported(files, tokenizer.hash)
     with output.locked(target):
         require(not target.exists(), f"{target}: is there already; choose another, or remove it")
         with output.making(target) as partial:

@@ -7,6 +7,7 @@ columns' bytes, in the order of their names.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from data_tools.convert.batches import BATCH_TOKENS, Batch
 from data_tools.convert.ndarray import decoded, encoded
@@ -92,8 +94,24 @@ class _Shard:
             f"{self.path}: compressed with {self._codec}; can be read: {', '.join(_CODECS)}",
         )
         self._samples = int(tree["samples"])
+        stated = tree["raw_data"] if self._codec is None else packed
+        self._hashes = {str(name): str(said) for name, said in dict(stated.get("hashes") or {}).items()}
+
+    def _require_hashes(self) -> None:
+        """Raise FailedWork where a hash that the index has of the file, by a known function, differs."""
+        for name, said in self._hashes.items():
+            digest = getattr(xxhash, name, None) or getattr(hashlib, name, None)
+            if digest is None:
+                continue
+            found = digest()
+            with self.path.open("rb") as file:
+                while block := file.read(_READ_BYTES):
+                    found.update(block)
+            if found.hexdigest() != said.lower():
+                raise FailedWork(f"{self.path}: damaged: its {name} is not the one in {_INDEX}")
 
     def batches(self) -> Iterator[Batch]:
+        self._require_hashes()
         rows: list[dict[str, bytes]] = []
         first = held = 0
         for number, row in enumerate(self._rows()):

@@ -38,7 +38,7 @@ class ParquetInput:
         for path in self.files:
             first = 0
             try:
-                with pq.ParquetFile(path) as file:
+                with pq.ParquetFile(path, page_checksum_verification=True) as file:
                     for rows in file.iter_batches(_ROWS, columns=self._columns(file)):
                         yield self._batch(path, first, rows)
                         first += rows.num_rows
@@ -100,7 +100,10 @@ def write_parquet(path: Path, shard: Path, info: ShardInfo) -> None:
     schema = pa.schema(
         [("tokens", pa.large_list(tokens.type)), ("doc_id", pa.binary(16)), ("source", pa.string())]
     )
-    with replacing(path) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+    with (
+        replacing(path) as stream,
+        pq.ParquetWriter(stream, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
         first = 0
         while first < info.documents:
             limit = int(columns.offsets[first]) + _GROUP_TOKENS

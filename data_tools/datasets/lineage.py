@@ -44,7 +44,7 @@ def lineage_of(shard: Path, rows: range, doc_ids: list[bytes]) -> list[Lineage] 
     if not path.is_file():
         return None
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             found: list[dict[str, object]] = []
             first = 0
             for group in range(file.num_row_groups):

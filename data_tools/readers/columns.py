@@ -27,7 +27,12 @@ def read_parquet(raw: Stream, part: InputPart, source: Source, name: str) -> Ite
     row = 0
     try:
         # No read-ahead: a group of any size is read page by page.
-        file = pq.ParquetFile(pa.PythonFile(raw, "r"), pre_buffer=False, buffer_size=CHUNK_BYTES)
+        file = pq.ParquetFile(
+            pa.PythonFile(raw, "r"),
+            pre_buffer=False,
+            buffer_size=CHUNK_BYTES,
+            page_checksum_verification=True,
+        )
         columns = _Columns(file.schema_arrow, source, name, part.url)
         for number in range(file.num_row_groups):
             group = file.metadata.row_group(number)

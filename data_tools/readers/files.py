@@ -162,7 +162,8 @@ class _Look:
             + (
                 f"no file of this folder is taken (left out: {left}); name the files, or set `format`"
                 if left
-                else f"no such file, or a folder without {KNOWN_IN_FOLDERS} (or of the kind that `format` says)"
+                else f"no such file, or a folder without {KNOWN_IN_FOLDERS} "
+                "(or of the kind that `format` says)"
             ),
         )
         return parts

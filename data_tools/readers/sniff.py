@@ -52,7 +52,7 @@ _HTML = re.compile(
     rb"(?:html|head|body|title|script|style|iframe|table|div|font|h1|br|p|a|b)[\s>])",
     re.IGNORECASE | re.DOTALL,
 )
-_CONTROL = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1a\x1b")) + b"\x7f"
+_CONTROL = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1a\x1b"))
 _MOST_CONTROL = 0.01
 """Of the first bytes; a stray zero byte in a text is none, neither are lines with a few of them."""
 
@@ -66,7 +66,8 @@ def foreign(stream: Stream, form: Format, source: Source, *, by_content: bool) -
     if not start:
         return None
     if form in _TEXTS and not (source.encoding and is_wide(source.encoding)):
-        if what := binary(start):
+        begins_as_lines = form == "jsonl" and start.lstrip().startswith(b"{")  # bad lines count by themselves
+        if (what := binary(start)) and not begins_as_lines:
             return Drop("read.binary", what)
         if (wide := unicode_form(start)) and is_wide(wide):
             start = start[: len(start) // 4 * 4].decode(wide, "replace").encode("utf-8", "replace")

@@ -10,6 +10,7 @@ from typing import Any
 
 from data_tools.datasets.overview import QUANTILES, SourceStatistics, statistics, table
 from data_tools.datasets.shards import open_splits
+from data_tools.readers import told_left_out
 from data_tools.stats.figures import percent
 from data_tools.stats.flow import EvaluationSet, Flow, evaluation_sets, flows, together
 from data_tools.tokenizer.report import TokenizerReport
@@ -42,6 +43,8 @@ class Report:
             parts.append(_flow_table(self.flows))
         if self.changes:
             parts.append(_change_table(self.changes))
+        if unused := _unused_lines(self.made):
+            parts.append("\n".join(unused))
         if self.languages:
             parts.append(_language_table(self.languages))
         if self.evaluation_sets:
@@ -127,6 +130,20 @@ def _change_table(changes: Mapping[str, Mapping[str, int]]) -> str:
             *(_line(name, width, (f"{n:,}" for n in done.values())) for name, done in changes.items()),
         ]
     )
+
+
+def _unused_lines(made: Mapping[str, Any]) -> list[str]:
+    """What of the sources was not read: files of folders, and columns that no record has."""
+    lines = [
+        f"left out of the folders of {source}: {told_left_out(left_out)}"
+        for source, left_out in made.get("left_out", {}).items()
+        if left_out
+    ]
+    for source, seen in made.get("metadata", {}).items():
+        absent = [target for target, count in seen.items() if not count]
+        if absent:
+            lines.append(f"metadata that no record of {source} has: {', '.join(absent)}")
+    return lines
 
 
 def _language_table(languages: Mapping[str, Mapping[str, int]]) -> str:

@@ -58,8 +58,9 @@ def diff(arguments: argparse.Namespace) -> int:
     from data_tools.diff import diff
 
     print(f"A {arguments.first}\nB {arguments.second}")
-    print(diff(arguments.first, arguments.second, examples=arguments.examples).text())
-    return 0
+    found = diff(arguments.first, arguments.second, examples=arguments.examples)
+    print(found.text())
+    return 0 if found.equal else 1
 
 
 def stats(arguments: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from megatrain.records import write_sealed
 from tests.cli.conftest import Call, Scene, edit_manifest, flip_byte
 from tests.distributed.corpus import curve, events, make_corpus
 from tests.distributed.ranks import run_ranks
@@ -64,7 +65,8 @@ def other_corpus(scene: Scene) -> Path:
 
 
 def newer_dataset(scene: Scene) -> None:
-    edit_json(scene.data / "train" / "manifest.json", format_version=99)
+    path = scene.data / "train" / "manifest.json"
+    write_sealed(path, {**json.loads(path.read_text()), "format_version": 99})
 
 
 def newer_checkpoint(scene: Scene) -> None:
@@ -167,7 +169,8 @@ RUNS: dict[str, tuple[Change, str]] = {
 def test_a_run_that_cannot_be(command: str, name: str, call: Call, scene: Scene) -> None:
     change, message = RUNS[name]
     overrides = change(scene) or []
-    line = refused(call, scene, command, "config.yaml", *overrides)
+    code = 1 if name in ("shard cut short", "shard missing") else 2  # damage, and wrong calls
+    line = refused(call, scene, command, "config.yaml", *overrides, code=code)
     assert re.search(message, line), line
 
 
@@ -339,7 +342,7 @@ def test_damaged_datasets(call: Call, scene: Scene) -> None:
     cut_short(scene)
     assert "shard-00000.arrow: shard cut short" in call("data", "verify", "data", "--quick").out
     for command in ("inspect", "stats"):
-        assert "shard-00000.arrow: shard cut short" in refused(call, scene, "data", command, "data")
+        assert "shard-00000.arrow: shard cut short" in refused(call, scene, "data", command, "data", code=1)
     manifest = scene.data / "train" / "manifest.json"
     edit_json(manifest, split="test")
     assert "train/manifest.json: damaged" in call("data", "verify", "data").out

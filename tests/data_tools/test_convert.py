@@ -446,3 +446,36 @@ def test_cutting_at_eos_is_independent_of_where_batches_end() -> None:
         parts.append(cutter.rest())
         assert np.concatenate([part.lengths for part in parts]).tolist() == [2, 1, 3, 2]
         assert np.concatenate([part.tokens for part in parts]).tolist() == tokens.tolist()
+
+
+@pytest.mark.parametrize("kind", ["megatron", "mds", "parquet"])
+def test_an_import_compares_an_export_with_its_record(data: Path, tmp_path: Path, kind: Format) -> None:
+    opened = export_dataset.export_dataset(data, kind, tmp_path / "exported", QUIET)
+    place = Place("train", None if kind == "parquet" else "x", opened[0])
+    config = ImportConfig([place], kind, data, tmp_path / "back", workers=1)
+    import_dataset.import_dataset(config, QUIET)
+    shutil.rmtree(tmp_path / "back")
+    pattern = {"megatron": "*.bin", "mds": "*.mds", "parquet": "*.parquet"}[kind]
+    path = min((tmp_path / "exported" / "train").rglob(pattern))
+    content = path.read_bytes()
+    path.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+    with pytest.raises((FailedWork, UserError)) as told:
+        import_dataset.import_dataset(config, QUIET)
+    assert path.name in str(told.value) and not (tmp_path / "back").exists()
+    path.write_bytes(content)
+    (tmp_path / "exported" / "export.json").write_text("{}")
+    with pytest.raises(FailedWork, match=r"export\.json: damaged"):
+        import_dataset.import_dataset(config, QUIET)
+
+
+def test_hashes_of_an_index_of_mds_are_compared(exported: Path, data: Path, tmp_path: Path) -> None:
+    export_dataset.export_dataset(data, "mds", tmp_path / "exported", QUIET)
+    (tmp_path / "exported" / "export.json").unlink()
+    index = min((tmp_path / "exported").rglob("index.json"))
+    for name, said in (("sha1", "0" * 40), ("xxh3_128", "0" * 32)):
+        tree = json.loads(index.read_text())
+        tree["shards"][0]["raw_data"]["hashes"] = {name: said}
+        index.write_text(json.dumps(tree))
+        config = ImportConfig([Place("train", "x", index.parent)], "mds", data, tmp_path / "back", workers=1)
+        with pytest.raises(FailedWork, match=f"damaged: its {name} is not the one in index"):
+            import_dataset.import_dataset(config, QUIET)

@@ -55,6 +55,7 @@ def test_another_order_and_other_settings(tmp_path: Path) -> None:
     a = make_dataset(tmp_path / "a", {"train": {"drama": DRAMA}}, made=MADE)
     b = make_dataset(tmp_path / "b", {"train": {"drama": DRAMA[::-1]}}, made=MADE)
     found = diff(a, b)
+    assert diff(a, a).equal and not found.equal
     assert (found.settings, found.documents.common, found.same_streams) == ({}, 30, False)
     assert "the same documents, but" in found.text()
     other = {"pipeline_version": 2, "config": {"seed": 1, "steps": [{"clean": {}}, {"length": {"min": 6}}]}}

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from data_tools.document import Document, Drop
 from data_tools.readers import Source
 from data_tools.readers.records import decode
+from data_tools.readers.sniff import binary
 from data_tools.readers.source import encoding_of
 from data_tools.readers.streams import transcoded
 from tests.data_tools.raw_files import (
@@ -58,6 +59,8 @@ def test_streams_come_back(tmp_path: Path, kind: str, documents: list[str], pack
         "jsonl": lambda: json_lines(documents),
         "wet": lambda: wet(documents),
     }[kind]()
+    # A text of control characters is none, and a line end before a separator may be CRLF.
+    assume(kind != "txt" or (binary(content) is None and not {"\r", "\0"} & set("".join(documents))))
     options = {"document_separator": SEPARATOR} if kind == "txt" else {}
     records = read(write(tmp_path / f"a.{kind}{packed}", content), **options)
     assert texts(records) == documents

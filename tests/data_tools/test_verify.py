@@ -165,3 +165,17 @@ def test_a_document_in_two_splits_is_a_fault(tmp_path: Path) -> None:
     texts = {"train": {"drama": DRAMA, "verse": DRAMA[:1]}, "test": {"verse": [*VERSE, DRAMA[3], DRAMA[5]]}}
     (line,) = found(make_dataset(tmp_path / "data", texts))
     assert line.startswith("2 documents are in train and in test, e.g. ")
+
+
+def test_a_file_that_no_record_names_is_a_fault(folder: Path) -> None:
+    for name in ("notes.txt", "train/shard-00000.bak", "extra/a/b.json", "train/.nfs1", ".DS_Store"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    named = ["extra/a/b.json", "notes.txt", "train/shard-00000.bak"]
+    for quick in (True, False):
+        assert found(folder, quick=quick) == [
+            f"{folder}/{name}: is in no record of this dataset; remove it" for name in named
+        ]
+    assert found(folder / "train") == [
+        f"{folder}/train/shard-00000.bak: is in no record of this dataset; remove it"
+    ]
