@@ -53,6 +53,7 @@ _HTML = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _CONTROL = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1a\x1b"))
+_FEW, _SHORT = 8, 0.3
 _MOST_CONTROL = 0.01
 """Of the first bytes; a stray zero byte in a text is none, neither are lines with a few of them."""
 
@@ -96,7 +97,8 @@ def binary(start: bytes) -> str | None:
     if unicode_form(start):
         return None
     count = len(start) - len(start.translate(None, _CONTROL))
-    return "binary: zero bytes or control characters" if count > _MOST_CONTROL * len(start) else None
+    many = count > _MOST_CONTROL * len(start) and (count >= _FEW or count > _SHORT * len(start))
+    return "binary: zero bytes or control characters" if many else None
 
 
 def _is_plain(start: bytes) -> bool:

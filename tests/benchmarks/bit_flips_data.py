@@ -13,9 +13,10 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -55,15 +56,12 @@ def dataset(home: Path) -> Path:
     )
     real = output.commit
 
-    def kept(*arguments: Any) -> None:
+    def kept(partial: Path, target: Path, record: Mapping[str, Any]) -> None:
         shutil.copytree(home / ".out.work", home / "work")
-        real(*arguments)
+        real(partial, target, record)
 
-    output.commit = kept
-    try:
+    with patch.object(output, "commit", kept):
         folder = prepare.prepare(config, QUIET).folder
-    finally:
-        output.commit = real
     pack(folder / "train", LENGTH)
     return folder
 

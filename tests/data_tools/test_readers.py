@@ -60,7 +60,8 @@ def test_streams_come_back(tmp_path: Path, kind: str, documents: list[str], pack
         "wet": lambda: wet(documents),
     }[kind]()
     # A text of control characters is none, and a line end before a separator may be CRLF.
-    assume(kind != "txt" or (binary(content) is None and not {"\r", "\0"} & set("".join(documents))))
+    assume(kind == "jsonl" or "\0" not in "".join(documents))  # "0\0" is a digit of UTF-16
+    assume(kind != "txt" or (binary(content) is None and "\r" not in "".join(documents)))
     options = {"document_separator": SEPARATOR} if kind == "txt" else {}
     records = read(write(tmp_path / f"a.{kind}{packed}", content), **options)
     assert texts(records) == documents
