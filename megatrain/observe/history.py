@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from megatrain.observe.lines import (
     MAX_INT,
+    MAX_JUMP,
     MAX_UNIX_S,
     Line,
     Newest,
@@ -78,6 +79,8 @@ class Steps:
         infinite = any(np.isinf(columns[name]).any() for name in OPTIONAL)
         counts = (columns["step"], columns["attempt"])
         whole = all(one.min() >= 0 and one.max() <= MAX_INT for one in counts)
+        jump = int(columns["attempt"].max()) - (newest.attempt or int(columns["attempt"][0]))
+        whole = whole and jump <= MAX_JUMP
         if infinite or not whole or not ((spans >= 0) & (spans <= MAX_UNIX_S)).all():
             return False
         highest = np.maximum.accumulate(np.maximum(columns["attempt"], newest.attempt))

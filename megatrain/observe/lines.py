@@ -19,6 +19,7 @@ from megatrain.records import parse_record
 MAX_LINE_BYTES = 1 << 24
 BLOCK_BYTES = 1 << 20
 MAX_INT = 1 << 53  # what a JSON number holds exactly everywhere
+MAX_JUMP = 1000  # attempts in a row that ended before they logged anything
 MAX_UNIX_S = 1e11  # the year 5138
 STEP_FIRST = re.compile(rb'\{"step": (\d{1,15})[,}]')
 logger = logging.getLogger(__name__)
@@ -129,7 +130,8 @@ class Newest:
     """Which lines count: those of the highest attempt so far.
 
     An attempt that was stopped while another one took the run over may append lines when it is continued;
-    what it computed then is nobody's.
+    what it computed then is nobody's. A number beyond MAX_JUMP above the highest is damage: it would make all
+    later lines stale.
     """
 
     def __init__(self) -> None:
@@ -137,12 +139,17 @@ class Newest:
         self.stale = 0
         """Lines that did not count."""
 
+    @property
+    def limit(self) -> int:
+        """The highest number that the next line can have."""
+        return self.attempt + MAX_JUMP if self.attempt else MAX_INT
+
     def counts(self, line: Line) -> bool:
         """To be called in the order of the file. A line that names no attempt counts."""
         attempt = line.get("attempt")
         if not is_count(attempt):
             return attempt is None
-        if attempt < self.attempt:  # type: ignore[operator]
+        if attempt < self.attempt or attempt > self.limit:  # type: ignore[operator]
             self.stale += 1
             return False
         self.attempt = attempt  # type: ignore[assignment]

@@ -149,6 +149,13 @@ def test_the_highest_attempt_counts_wherever_its_lines_are(tmp_path: Path) -> No
     assert read_ledger(folder).seconds["recomputed"] == 3.0  # steps 5, 6 and 7 of attempt 1
 
 
+def test_an_impossible_attempt_makes_no_later_line_stale(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    lines = [at(step, 1) for step in range(1, 8)]
+    write(folder, [*lines[:3], at(4, 1 << 40), *lines[3:]])
+    assert list(read_history(folder).steps.step) == [1, 2, 3, 4, 5, 6, 7]
+
+
 def test_progress_is_read_once(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     progress = Furthest(folder.metrics)
