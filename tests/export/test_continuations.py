@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -13,6 +14,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from megatrain.checkpoint.manifest import write_manifest as write_checkpoint_manifest
+from megatrain.checkpoint.place import LocalPlace
+from megatrain.checkpoint.read import Checkpoint
 from megatrain.cli import main
 from megatrain.config import load_config, to_yaml
 from megatrain.data.documents import Documents
@@ -102,6 +106,8 @@ def test_a_damaged_checkpoint_is_not_generated_from(
     (whole,) = (folder / "checkpoints").glob("step-*")
     newer = whole.with_name("step-00009999")
     shutil.copytree(whole, newer)
+    place, manifest = LocalPlace(newer.parent), Checkpoint(whole).manifest
+    write_checkpoint_manifest(place, newer.name, replace(manifest, state=replace(manifest.state, step=9999)))
     file = next(newer.glob("*.safetensors"))
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1

@@ -87,14 +87,15 @@ def peer(model: Transformer) -> LlamaForCausalLM:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_those_of_transformers(name: str) -> None:
-    """1e-5: some ten roundings of fp32 on logits of size 10; a wrong rotation differs by more than 1."""
+    """4e-5: on logits of size 10 each of the two is within 2e-5 of the same in double precision, depending on
+    the processor; a wrong rotation differs by more than 1."""
     model = built(MODELS[name])
     tokens = rows(sequence=100).tokens  # beyond the 32 positions that the scaled RoPE calls original
     positions = torch.arange(100).expand(2, 100)
     with torch.no_grad():
         ours, theirs = model.logits(tokens, positions), peer(model)(tokens).logits
         assert ours.std() > 0.5
-        assert (ours - theirs).abs().max() < 1e-5
+        assert (ours - theirs).abs().max() < 4e-5
         # From another place of the sequence too: RoPE is relative, its scaling is not.
         far = model.logits(tokens, positions + 1500)
         assert (far - peer(model)(tokens, position_ids=positions + 1500).logits).abs().max() < 1e-4

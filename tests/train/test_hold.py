@@ -11,6 +11,7 @@ import pytest
 from megatrain.config import parse_config
 from megatrain.errors import FailedWork, UserError
 from megatrain.parallel.context import ParallelContext
+from megatrain.records import write_sealed
 from megatrain.state import RunFolder
 from megatrain.train.hold import hold_run, keep_log
 
@@ -32,7 +33,7 @@ def told(
         with hold_run(folder, config, context) as hold, keep_log(config, context, folder, hold):
             if taken_over:
                 tree = json.loads(folder.lease.read_text())
-                folder.lease.write_text(json.dumps({**tree, "key": "theirs", "attempt": 2}))
+                write_sealed(folder.lease, {**tree, "key": "theirs", "attempt": 2})
             if damaged:
                 folder.lease.write_text("{")
             raise error
@@ -53,6 +54,11 @@ def test_what_is_no_failure_of_the_run(tmp_path: Path) -> None:
         assert told(tmp_path / name, error) == ([], False)
 
 
-def test_a_run_that_another_attempt_goes_on_with_did_not_fail(tmp_path: Path) -> None:
+def test_a_run_that_another_attempt_continues_did_not_fail(tmp_path: Path) -> None:
     assert told(tmp_path / "taken", FailedWork("the reason"), taken_over=True) == ([], False)
-    assert told(tmp_path / "damaged", FailedWork("the reason"), damaged=True) == ([], False)
+
+
+def test_a_damaged_lease_is_still_its_holders(tmp_path: Path) -> None:
+    """Nobody has claimed a higher attempt."""
+    failed = ([("fail", "the reason")], True)
+    assert told(tmp_path / "damaged", FailedWork("the reason"), damaged=True) == failed
