@@ -246,10 +246,14 @@ def require_layout(path: Path, manifest: Manifest, number: int) -> None:
         return
     shard, found = manifest.shards[number], layout_of(path)
     said = Layout(shard.values_offset, shard.documents, shard.tokens, manifest.dtype)
-    if found != said:
+    differ = [
+        f"{name} is {one}, the manifest says {other}"
+        for name, one, other in zip(Layout._fields, found, said, strict=True)
+        if one != other
+    ]
+    if differ:
         raise FailedWork(
-            f"{path}: {found}, the manifest says {said}: one of them is damaged; prepare the dataset again "
-            "or restore it"
+            f"{path}: {'; '.join(differ)}: one of them is damaged; prepare the dataset again or restore it"
         )
 
 
