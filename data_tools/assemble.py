@@ -96,7 +96,7 @@ def read_base(folder: Path, sources: set[str]) -> Base:
 
 
 def read_parts(path: Path) -> list[dict[str, Any]]:
-    """What `parts.json` names: a source, documents and folder each.
+    """Return what `parts.json` names: a source, documents and folder each.
 
     Version 1 was a list without a hash. Raises UserError where there is none, FailedWork where it is damaged.
     """

@@ -51,7 +51,7 @@ def looks_beside(folder: Path, known: Mapping[str, Looks]) -> dict[str, Looks]:
 
 
 def _names(folder: Path, known: Mapping[str, Looks]) -> list[str]:
-    """What a preparation or an import writes; a file that someone else put there is in no record."""
+    """Files that a preparation or an import writes; one that someone else put there is in no record."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.name not in OWN)
     shards = {path for split in splits_in(folder) for path in split.glob("shard-*.arrow")}
     packed = {path for split in splits_in(folder) for path in split.glob(f"{plan_folder('*')}/*")}
